@@ -1,0 +1,1 @@
+"""One block at a time: compiled arithmetic that knows nothing of Parquet, Dask or settings."""
