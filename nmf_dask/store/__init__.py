@@ -1,0 +1,34 @@
+"""The model folder on disk or in an object store: files, runs, lock, staged arrays, table formats."""
+
+from nmf_dask.store.arrays import StageDamaged, read_arrays, write_arrays
+from nmf_dask.store.folder import Folder, MissingFileError
+from nmf_dask.store.lock import ModelLock
+from nmf_dask.store.runs import FORMAT_VERSION, ModelFolder, RunFolder, open_run, run_id
+from nmf_dask.store.tables import (
+    check_id_name,
+    convergence_table,
+    h_table,
+    top_features,
+    topics_table,
+    w_table,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Folder",
+    "MissingFileError",
+    "ModelFolder",
+    "ModelLock",
+    "RunFolder",
+    "StageDamaged",
+    "check_id_name",
+    "convergence_table",
+    "h_table",
+    "open_run",
+    "read_arrays",
+    "run_id",
+    "top_features",
+    "topics_table",
+    "w_table",
+    "write_arrays",
+]

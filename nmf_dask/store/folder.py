@@ -1,0 +1,299 @@
+"""A path or URI and the few operations that everything here needs, on any file system that pyarrow knows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
+
+ROW_GROUP_BYTES = 32 * 2**20
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)/*([^?]*)(\?.*)?")
+_REFUSED = re.compile(
+    "access.?denied|forbidden|unauthori|permission|no.such.bucket|bucket.not.found|credential|invalid.?access.?key"
+    "|signature",
+    re.IGNORECASE,
+)
+
+
+class MissingFileError(InputDataError):
+    """What was to be read is not there."""
+
+
+@contextmanager
+def reported(action: str, where: str) -> Iterator[None]:
+    """Turn what a file system raises into one message that names `where`, with the exit code to act on.
+
+    A full disk and an object store that does not answer are worth retrying (RetryableError); a missing file,
+    a refused permission and damaged content are not (MissingFileError, InputDataError).
+    """
+    try:
+        yield
+    except NmfDaskError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"cannot {action} {where}: it does not exist") from error
+    except (OSError, pa.ArrowException) as error:
+        raise _translated(error, f"cannot {action} {where}") from error
+
+
+def _translated(error: OSError | pa.ArrowException, what: str) -> NmfDaskError:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return RetryableError(f"{what}: the disk is full. Free some space and run the same command again")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputDataError(f"{what}: permission denied. Check who owns it, or choose another place")
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return InputDataError(f"{what}: a file stands where a folder is needed, or the reverse")
+    detail = " ".join(str(error).split())
+    foreign = "is a directory" in detail or "thrift" in detail.lower() or "parquet" in detail.lower()
+    if foreign or not isinstance(error, OSError):
+        return InputDataError(f"{what}: it is damaged or not the format it should be ({detail})")
+    if _REFUSED.search(detail):
+        return InputDataError(f"{what}: refused. Check address and credentials ({detail})")
+    return RetryableError(f"{what}: {detail}. Run the same command again when the storage answers")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder or file by its path or URI; picklable, because the file system is built in each process.
+
+    `uri` is a path (made absolute at once, so that it means the same in another process) or a URI of a scheme
+    that pyarrow knows: file, s3, gs, abfs, hdfs. Credentials come from the environment, options such as
+    `?endpoint_override=` from the URI.
+
+    Raises ConfigurationError for an empty path and for a scheme that cannot be used, and from every
+    operation InputDataError (missing, refused, damaged) or RetryableError (disk full, store unreachable).
+    """
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", _absolute(os.fspath(self.uri)))
+
+    def __truediv__(self, name: str) -> Folder:
+        path, query = _split_query(self.uri)
+        return Folder(f"{path.rstrip('/')}/{name}{query}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return _split_query(self.uri)[0].rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Folder:
+        """The folder that this one is in."""
+        path, query = _split_query(self.uri)
+        above = path.rsplit("/", 1)[0]
+        return Folder((above or "/") + query)
+
+    @property
+    def is_local(self) -> bool:
+        """True where the operating system itself can open the path."""
+        return "://" not in self.uri
+
+    @property
+    def fs(self) -> pafs.FileSystem:
+        """The file system, built once a process."""
+        return self._located()[0]
+
+    @property
+    def path(self) -> str:
+        """The path as `fs` wants it."""
+        return self._located()[1]
+
+    def _located(self) -> tuple[pafs.FileSystem, str]:
+        if self.is_local:
+            return pafs.LocalFileSystem(), self.uri
+        match = _URI.fullmatch(self.uri)
+        assert match is not None, self.uri
+        scheme, authority, rest, query = match.groups()
+        fs, root = _file_system(f"{scheme}://{authority}/{query or ''}", self.uri, os.getpid())
+        path = f"{root.rstrip('/')}/{unquote(rest)}"
+        return fs, path if root.startswith("/") else path.strip("/")
+
+    def info(self) -> pafs.FileInfo:
+        """Type, size and time of last change."""
+        with reported("look at", self.uri):
+            return self.fs.get_file_info(self.path)
+
+    def exists(self) -> bool:
+        """True for a file, a folder, or (object stores) a prefix of some object."""
+        return bool(self.info().type != pafs.FileType.NotFound)
+
+    def list(self) -> tuple[str, ...]:
+        """Names in this folder, sorted; none where it does not exist."""
+        with reported("list", self.uri):
+            found = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        return tuple(sorted(info.base_name for info in found))
+
+    def size(self) -> int:
+        """Bytes of this file, or of all files below this folder."""
+        info = self.info()
+        if info.type != pafs.FileType.Directory:
+            return int(info.size or 0)
+        with reported("list", self.uri):
+            found = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True, recursive=True))
+        return sum(int(one.size or 0) for one in found)
+
+    def delete(self) -> None:
+        """Remove this file, or this folder and all that is in it; what is not there is no error."""
+        kind = self.info().type
+        if kind == pafs.FileType.NotFound:
+            return
+        try:
+            with reported("delete", self.uri):
+                (self.fs.delete_dir if kind == pafs.FileType.Directory else self.fs.delete_file)(self.path)
+        except MissingFileError:
+            return  # somebody else was faster
+
+    def make(self) -> None:
+        """Create the folder where the file system has folders; object stores have none."""
+        if self.is_local:
+            with reported("create", self.uri):
+                os.makedirs(self.uri, exist_ok=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[pa.NativeFile]:
+        """Write a new file in this place, in the folders that it needs.
+
+        What stood there is replaced by another file, never cut short: a process that has it mapped would die.
+        """
+        if not self.is_local:
+            with reported("write", self.uri), self.fs.open_output_stream(self.path) as stream:
+                yield stream
+            return
+        self.parent.make()
+        with reported("write", self.uri):
+            descriptor = self._new_file()
+            try:
+                # By its descriptor: the name may meanwhile belong to another writer.
+                with pa.OSFile(f"/dev/fd/{descriptor}", "wb") as stream:
+                    yield stream
+            finally:
+                os.close(descriptor)
+
+    def _new_file(self) -> int:
+        while True:
+            try:
+                return os.open(self.uri, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            except FileExistsError:
+                try:
+                    os.unlink(self.uri)
+                except FileNotFoundError:
+                    continue
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write a file."""
+        with self.writing() as stream:
+            stream.write(data)
+
+    def read_bytes(self) -> bytes:
+        """Content of this file; MissingFileError where there is none."""
+        with reported("read", self.uri), self.fs.open_input_stream(self.path, compression=None) as stream:
+            return bytes(stream.read())
+
+    def write_json(self, value: Mapping[str, Any]) -> None:
+        """Write an object as JSON; NumPy numbers become numbers, NaN and infinities null."""
+        text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+        self.write_bytes((text + "\n").encode())
+
+    def read_json(self) -> dict[str, Any]:
+        """Content of a JSON file that holds an object; InputDataError where it holds anything else."""
+        data = self.read_bytes()
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise InputDataError(f"{self.uri} is not JSON ({error}): damaged, or half written") from error
+        if not isinstance(value, dict):
+            raise InputDataError(f"{self.uri} holds {type(value).__name__}, not an object")
+        return value
+
+    def write_parquet(self, table: pa.Table) -> None:
+        """Write one Parquet file: zstd, row groups of about 32 MiB."""
+        bytes_a_row = max(1, table.nbytes // max(1, table.num_rows))
+        with self.writing() as stream:
+            pq.write_table(
+                table, stream, compression="zstd", row_group_size=max(1024, ROW_GROUP_BYTES // bytes_a_row)
+            )
+
+    def read_parquet(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table of one Parquet file, whole or only some columns; InputDataError where it is damaged."""
+        with reported("read", self.uri), self.fs.open_input_file(self.path) as source:
+            file = pq.ParquetFile(source)
+            absent = [name for name in columns or () if name not in file.schema_arrow.names]
+            if absent:
+                raise InputDataError(
+                    f"{self.uri} has no column {', '.join(absent)}; its columns are "
+                    f"{', '.join(file.schema_arrow.names)}"
+                )
+            return file.read(columns=None if columns is None else [*columns])
+
+
+def _absolute(uri: str) -> str:
+    if not uri:
+        raise ConfigurationError(
+            "a path or URI is empty; give a folder, such as ./model or s3://bucket/model"
+        )
+    match = _URI.fullmatch(uri)
+    if match is None:
+        if "://" in uri:
+            raise ConfigurationError(
+                f"{uri} is not a URI; write scheme://place/path, such as s3://bucket/model"
+            )
+        return os.path.abspath(os.path.expanduser(uri))
+    scheme, authority, rest, query = match.groups()
+    if scheme.lower() == "file":
+        if authority not in ("", "localhost"):
+            raise ConfigurationError(f"{uri} names the host {authority}; a file URI is file:///path")
+        return os.path.abspath("/" + unquote(rest))
+    return f"{scheme}://{authority}/{rest}".rstrip("/") + (query or "")
+
+
+def _split_query(uri: str) -> tuple[str, str]:
+    if "://" not in uri:
+        return uri, ""  # a question mark is a letter like any other in a local name
+    path, mark, query = uri.partition("?")
+    return path, mark + query
+
+
+@lru_cache(maxsize=32)
+def _file_system(root: str, uri: str, process: int) -> tuple[pafs.FileSystem, str]:
+    """The process is part of the key, because a forked child must not use its parent's connections."""
+    try:
+        with reported("reach", uri):
+            fs, path = pafs.FileSystem.from_uri(root)
+    except InputDataError as error:
+        raise ConfigurationError(
+            f"{uri} cannot be used; give a local path or a URI of s3, gs, abfs or hdfs ({error.__cause__})"
+        ) from error
+    return fs, path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,320 @@
+"""The model folder: runs that are committed whole or not at all, and the pointer to the last one.
+
+The parts of a run and its run.json are written in place, `_SUCCESS` after them, LATEST after that: nothing is
+renamed, because object stores cannot. Readers take a run only where `_SUCCESS` stands, and a run that has it
+is never written to again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from nmf_dask.config import Settings
+from nmf_dask.errors import InputDataError
+from nmf_dask.store.folder import Folder, MissingFileError
+from nmf_dask.store.lock import ModelLock, check_not_taken
+
+FORMAT_VERSION = 1
+
+_RUN_ID = re.compile(r"[0-9a-f]{12,64}")
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+
+
+def run_id(settings: Settings, fingerprint: str) -> str:
+    """Name of the run that these settings make of an input with this fingerprint: 16 hexadecimal digits.
+
+    What does not touch the result (cluster, run, the output path) does not touch the name. The size of a
+    partition does: it decides the files of W and the order of sums.
+    """
+    chosen = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "corpus": settings.corpus.model_dump(
+            mode="json", include={"text_column", "id_column", "partition_bytes"}
+        ),
+        "vectorizer": settings.vectorizer.model_dump(mode="json"),
+        "model": settings.model.model_dump(mode="json"),
+        "n_top_terms": settings.output.n_top_terms,
+    }
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: MODEL/runs/<run_id>. Picklable; workers write their parts through it."""
+
+    folder: Folder
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.folder.name
+
+    @property
+    def model(self) -> ModelFolder:
+        """The model folder that this run is in."""
+        return ModelFolder(self.folder.parent.parent.uri)
+
+    def w_part(self, index: int) -> Folder:
+        """File of the W of one corpus partition."""
+        return self.folder / "W" / f"part-{index:05d}.parquet"
+
+    def h_part(self, index: int) -> Folder:
+        """File of a range of features of H."""
+        return self.folder / "H" / f"part-{index:05d}.parquet"
+
+    @property
+    def topics(self) -> Folder:
+        """File of the top terms."""
+        return self.folder / "topics.parquet"
+
+    @property
+    def convergence(self) -> Folder:
+        """File of the passes."""
+        return self.folder / "convergence.parquet"
+
+    @property
+    def work(self) -> Folder:
+        """Staged blocks and checkpoints; removed after the commit."""
+        return self.folder / "_work"
+
+    def w_parts(self) -> list[Folder]:
+        """The files of W in the order of the corpus; InputDataError where one is missing."""
+        return self._parts("W")
+
+    def h_parts(self) -> list[Folder]:
+        """The files of H in the order of the features; InputDataError where one is missing."""
+        return self._parts("H")
+
+    def _parts(self, name: str) -> list[Folder]:
+        folder = self.folder / name
+        numbers = sorted(int(match[1]) for one in folder.list() if (match := _PART.fullmatch(one)))
+        count = numbers[-1] + 1 if numbers else 1
+        missing = sorted(set(range(count)) - set(numbers))
+        if missing:
+            names = ", ".join(f"part-{one:05d}.parquet" for one in missing[:5])
+            raise InputDataError(
+                f"{len(missing)} of at least {count} parts are missing in {folder}: {names}"
+                f"{', …' if len(missing) > 5 else ''}. Restore them, or delete {self.folder} and fit again"
+            )
+        return [folder / f"part-{one:05d}.parquet" for one in numbers]
+
+    def is_committed(self) -> bool:
+        """True where the run is whole and final."""
+        return (self.folder / "_SUCCESS").exists()
+
+    def begin(self) -> None:
+        """Remove the results of an earlier attempt that did not commit; its work area stays."""
+        self._refuse_committed()
+        for name in self.folder.list():
+            if name != "_work":
+                (self.folder / name).delete()
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Write run.json, with format version, run id and time; for a failed run too."""
+        self._refuse_committed()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        stamped = {"format_version": FORMAT_VERSION, "run_id": self.run_id, **run, "written": now}
+        (self.folder / "run.json").write_json(stamped)
+
+    def read_run(self) -> dict[str, Any]:
+        """Content of run.json; InputDataError where it is missing or damaged."""
+        return (self.folder / "run.json").read_json()
+
+    def _refuse_committed(self) -> None:
+        if self.is_committed():
+            raise InputDataError(f"{self.folder} is committed and is not written to again")
+
+    def commit(self, n_w_parts: int | None = None) -> None:
+        """Make the run visible: `_SUCCESS`, then LATEST, then the work area goes.
+
+        Called again on a committed run it finishes what a driver killed in the middle of its commit left to
+        do, if anything. Raises InputDataError where a part or run.json is missing (`n_w_parts`: of W, where
+        known), RetryableError where another process has taken over the lock of the model folder.
+        """
+        unfinished = self.work / "COMMIT"
+        if not self.is_committed():
+            self._check_whole(n_w_parts)
+            check_not_taken(self.model.lock_file)
+            unfinished.write_bytes(b"")
+            self._sync()
+            (self.folder / "_SUCCESS").write_bytes(b"")
+        if not unfinished.exists():
+            return
+        if self.run_id == self.model.newest().run_id:
+            (self.model.folder / "LATEST").write_bytes(f"{self.run_id}\n".encode())
+        self.work.delete()
+
+    def _check_whole(self, n_w_parts: int | None) -> None:
+        self.read_run()
+        self.h_parts()
+        found = len(self.w_parts())
+        if n_w_parts is not None and found != n_w_parts:
+            raise InputDataError(f"{self.folder / 'W'} holds {found} parts where {n_w_parts} are due")
+
+    def _sync(self) -> None:
+        """Have the disk itself hold the results before `_SUCCESS` says so; stores do that on their own."""
+        if not self.folder.is_local:
+            return
+        results = [self.folder / "run.json", self.topics, self.convergence, *self.w_parts(), *self.h_parts()]
+        for file in results:
+            if file.exists():
+                descriptor = os.open(file.path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The --output of a fit: LATEST, and runs/<run_id>. Picklable.
+
+    Raises ConfigurationError for a path or URI that cannot be one.
+    """
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", Folder(self.uri).uri)
+
+    @property
+    def folder(self) -> Folder:
+        """Where it is."""
+        return Folder(self.uri)
+
+    @property
+    def lock_file(self) -> Folder:
+        """The file that says who is writing."""
+        return self.folder / "LOCK"
+
+    def lock(self) -> ModelLock:
+        """Keep other writers out for the length of a `with`; RetryableError that names the holder."""
+        return ModelLock(self.lock_file)
+
+    def run(self, run_id: str) -> RunFolder:
+        """The run of that name, there or not."""
+        return RunFolder(self.folder / "runs" / run_id)
+
+    def runs(self) -> list[RunFolder]:
+        """All runs that left a trace, committed or not."""
+        return [self.run(name) for name in (self.folder / "runs").list() if _RUN_ID.fullmatch(name)]
+
+    def check_usable(self) -> None:
+        """Raise InputDataError where no model can be written: a file, another kind of folder, no permission.
+
+        Writes nothing. Whether an object store takes what is written shows when the lock is taken.
+        """
+        kind = self.folder.info().type
+        if kind == pafs.FileType.File:
+            raise InputDataError(f"{self.uri} is a file; give a new or empty folder, or a model folder")
+        names = [name for name in self.folder.list() if not name.startswith(".") and name != "lost+found"]
+        if names and not self.is_model():
+            shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise InputDataError(
+                f"{self.uri} is neither empty nor a model folder: it holds {shown}. Give a new folder"
+            )
+        if self.folder.is_local:
+            _check_writable(self.uri)
+
+    def is_model(self) -> bool:
+        """True where a run has been here: its pointer, its lock or its folder."""
+        names = self.folder.list()
+        return "LATEST" in names or "LOCK" in names or bool(self.runs()) or names == ("runs",)
+
+    def latest(self) -> RunFolder:
+        """The run that LATEST names; the newest committed one where LATEST is missing or cannot be followed.
+
+        Raises InputDataError that says what is there instead, such as runs that failed and why.
+        """
+        try:
+            named = (self.folder / "LATEST").read_bytes().decode(errors="replace").strip()
+        except MissingFileError:
+            named = ""
+        if _RUN_ID.fullmatch(named) and self.run(named).is_committed():
+            return self.run(named)
+        return self.newest()
+
+    def newest(self) -> RunFolder:
+        """The committed run whose run.json was written last; InputDataError where there is none."""
+        written: list[tuple[str, str]] = []
+        others: list[str] = []
+        for run in self.runs():
+            try:
+                told = run.read_run()
+            except InputDataError as error:
+                told = {"status": "unknown", "error": str(error)}
+            if run.is_committed() and "written" in told:
+                written.append((str(told["written"]), run.run_id))
+            else:
+                others.append(f"run {run.run_id}: {_fate(told)}")
+        if not written:
+            raise InputDataError(self._nothing(others))
+        return self.run(max(written)[1])
+
+    def _nothing(self, others: list[str]) -> str:
+        if others:
+            return f"{self.uri} holds no finished run ({'; '.join(others[-5:])}). Run the fit again"
+        if not self.folder.exists():
+            return f"there is no model at {self.uri}: it does not exist"
+        names = ", ".join(self.folder.list()[:5]) or "nothing"
+        return f"{self.uri} is not a model folder: it holds {names}. Give what fit wrote, or one of its runs"
+
+
+def _fate(told: Mapping[str, Any]) -> str:
+    error = told.get("error")
+    return f"{told.get('status', 'unknown')}{f', {error}' if error else ''}"
+
+
+def _check_writable(path: str) -> None:
+    above = path
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise InputDataError(f"{path} cannot be a folder: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputDataError(f"{path} cannot be written: no permission in {above}. Check who owns it")
+
+
+def open_run(uri: str) -> RunFolder:
+    """The committed run that a path or URI means: a model folder's latest, or one run's own folder.
+
+    Raises InputDataError where it is neither, where the run is not committed, or of another format version.
+    """
+    folder = Folder(uri)
+    run = RunFolder(folder)
+    if folder.parent.name != "runs" and not (folder / "run.json").exists():
+        run = ModelFolder(uri).latest()
+    elif not run.is_committed():
+        raise InputDataError(f"the run {folder} did not finish ({_fate(_told(run))}). Run the fit again")
+    _check_format(run, run.read_run())
+    return run
+
+
+def _told(run: RunFolder) -> dict[str, Any]:
+    try:
+        return run.read_run()
+    except InputDataError as error:
+        return {"status": "unknown", "error": str(error)}
+
+
+def _check_format(run: RunFolder, told: Mapping[str, Any]) -> None:
+    version = told.get("format_version")
+    if version == FORMAT_VERSION:
+        return
+    if not isinstance(version, int):
+        raise InputDataError(f"{run.folder / 'run.json'} has no format_version: not a run of nmf-dask")
+    remedy = "install a newer nmf-dask" if version > FORMAT_VERSION else "fit the corpus again"
+    raise InputDataError(
+        f"{run.folder} has format version {version}, and this nmf-dask reads version {FORMAT_VERSION}: "
+        f"{remedy}"
+    )

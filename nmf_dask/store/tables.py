@@ -1,0 +1,100 @@
+"""The tables of a run (W, H, topics, convergence): their columns and types stand here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nmf_dask.errors import ConfigurationError
+from nmf_dask.observer import Pass
+
+if TYPE_CHECKING:
+    from nmf_dask.vocabulary import Vocabulary
+
+TOPICS = pa.schema(
+    [("topic", pa.int32()), ("rank", pa.int32()), ("term", pa.string()), ("weight", pa.float32())]
+)
+CONVERGENCE = pa.schema(
+    [
+        ("iteration", pa.int32()),
+        ("reconstruction_err", pa.float64()),
+        ("seconds", pa.float64()),
+        ("rounds", pa.int32()),
+    ]
+)
+W_COLUMNS = ("topic", "weights")
+
+
+def check_id_name(id_name: str) -> None:
+    """Raise ConfigurationError for an id column that W could not hold beside its own columns."""
+    if id_name in W_COLUMNS:
+        raise ConfigurationError(
+            f"the id column is named {id_name}, which is a column of W itself; rename it in the corpus, or "
+            "leave corpus.id_column out to get row numbers as doc_id"
+        )
+
+
+def w_table(
+    ids: pa.Array | pa.ChunkedArray, id_name: str, W: NDArray[np.float32], has_terms: NDArray[np.bool_]
+) -> pa.Table:
+    """One partition of W: its ids, the topic of the largest weight, and the weights.
+
+    `W` is float32 (n, k), `has_terms` (n,) is False for a document with no known term. `topic` is null for
+    such a document, and for one whose weights are all zero. Raises ConfigurationError where `id_name` is the
+    name of another column, ValueError where the lengths differ.
+    """
+    check_id_name(id_name)
+    n, k = W.shape
+    if len(ids) != n or has_terms.shape != (n,):
+        raise ValueError(f"W has {n} rows, {len(ids)} ids and {len(has_terms)} flags")
+    topic = W.argmax(axis=1).astype(np.int32) if k else np.zeros(n, np.int32)
+    unknown = ~has_terms | ~(W > 0).any(axis=1)
+    return pa.table(
+        {id_name: ids, "topic": pa.array(topic, mask=unknown), "weights": weights_column(W)},
+    )
+
+
+def h_table(vocabulary: Vocabulary, H: NDArray[np.float32]) -> pa.Table:
+    """H as one row a feature: the vocabulary's columns and `weights`, from `H` float32 (k, m)."""
+    table = vocabulary.to_table()
+    if H.shape[1] != table.num_rows:
+        raise ValueError(f"H has {H.shape[1]} columns and the vocabulary {table.num_rows} features")
+    return table.append_column("weights", weights_column(H.T))
+
+
+def topics_table(vocabulary: Vocabulary, H: NDArray[np.float32], n: int) -> pa.Table:
+    """The `n` terms of the largest weight in each topic, rank 1 first; a weight of zero is no term."""
+    top = top_features(H, n)
+    k, shown = top.shape
+    weight = np.take_along_axis(H, top, axis=1).reshape(-1).astype(np.float32)
+    table = pa.table(
+        {
+            "topic": np.repeat(np.arange(k, dtype=np.int32), shown),
+            "rank": np.tile(np.arange(1, shown + 1, dtype=np.int32), k),
+            "term": vocabulary.term.take(pa.array(top.reshape(-1))),
+            "weight": weight,
+        }
+    ).cast(TOPICS)
+    return table.filter(pa.array(weight > 0))
+
+
+def convergence_table(rows: Iterable[Pass]) -> pa.Table:
+    """One row a pass over the data."""
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=CONVERGENCE)
+
+
+def top_features(H: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+    """Features by falling weight, (k, min(n, m)) from `H` (k, m); equal weights by feature number."""
+    return np.stack([np.argsort(-row, kind="stable")[:n] for row in H]).astype(np.int64)
+
+
+def weights_column(rows: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """A float32 (n, k) matrix as fixed_size_list<float32>[k]; no copy of a C-contiguous one."""
+    flat = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(flat), type=pa.list_(pa.field("item", pa.float32()), rows.shape[1])
+    )
