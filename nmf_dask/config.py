@@ -1,98 +1,297 @@
 """The job's settings: validated once, then frozen.
 
-Names and meanings are scikit-learn's wherever it has one; where a default differs, the field says why.
+Names and meanings are scikit-learn's wherever it has one; where a default differs, the description says so.
+The descriptions are the comments of jobs/example.toml and the help of the command line, so they stand alone.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
+# S3 secrets hold slashes, which people paste as they are; no other scheme has a colon that far from a port.
+_S3_SECRET = re.compile(r"\b(s3[an]?://)[^\s@:\"']*:[^\s@\"']*@", re.IGNORECASE)
+_PASSWORD = re.compile(r"\b([a-z][a-z0-9+.-]*://[^/\s@:\"']*):[^/\s@\"']*@", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"([?&;][^=&;#\s]*(?:key|secret|token|password|passwd|credential|sig|signature)[^=&;#\s]*=)[^&;#\s\"']+",
+    re.IGNORECASE,
+)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as "4GiB" (of 1024³), "500MB" (of 1000²) or "1048576"; ValueError otherwise."""
+    match = _BYTES.fullmatch(text)
+    if match is None or (match[2] is None and "." in match[1]):
+        raise ValueError(f'{text!r} is no size; write it like "4GiB" or "500MB"')
+    number, prefix, binary = match.groups()
+    power = " kmgt".index(prefix.lower()) if prefix else 0
+    return int(float(number) * (1024 if binary else 1000) ** power) if power else int(number)
+
+
+def redact(text: str) -> str:
+    """`text` without the credentials that the URIs in it carry (user:password@, ?secret_key=…)."""
+    without_user_info = _PASSWORD.sub(r"\1:***@", _S3_SECRET.sub(r"\1***@", text))
+    return _SECRET_PARAMETER.sub(r"\1***", without_user_info)
+
+
+def _refuse(keys: tuple[str, ...], message: str) -> NoReturn:
+    """Report a contradiction between `keys`, which whoever explains the error traces to their sources."""
+    raise PydanticCustomError("conflict", "{message}", {"message": message, "keys": keys})
+
+
+def _bytes_of_size(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _size(value: str) -> str:
+    if parse_bytes(value) == 0:
+        raise ValueError("a worker needs some memory")
+    return value
+
+
+def _text_of_size(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    if groups > 1:
+        raise ValueError("more than one capturing group; write (?:…) for the groups that are not the token")
+    return value
+
+
+def _document_frequency(value: int | float) -> int | float:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("a count is at least 1; write a share with a decimal point, such as 0.0")
+    if isinstance(value, float) and not 0.0 <= value <= 1.0:
+        raise ValueError("a share is from 0.0 to 1.0; write a count without a decimal point")
+    return value
+
+
+def _ordered(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError("the shortest n-gram comes first")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Penalty = Annotated[float, Field(ge=0.0)]
+# An int is a count and a float is a share, as in scikit-learn: 1 and 1.0 are opposites.
+DocumentFrequency = Annotated[int | float, AfterValidator(_document_frequency)]
+MemorySize = Annotated[Name, BeforeValidator(_text_of_size), AfterValidator(_size)]
+ByteCount = Annotated[PositiveInt, BeforeValidator(_bytes_of_size)]
+NgramRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
     """A section of the job file: no key but the declared ones, and no change after it was validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _from_toml(cls, value: Any, info: ValidationInfo) -> Any:
+        """TOML has neither null nor tuples: "none" is None where None is allowed, and a list is a tuple."""
+        if isinstance(value, list):
+            return tuple(value)
+        if value == "none" and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            return None if NoneType in get_args(annotation) else value
+        return value
 
 
 class CorpusSettings(Section):
     """What is read."""
 
-    input: tuple[str, ...] = Field((), description="a file, a folder, a glob or a list of them: paths or URIs")
-    text_column: str = Field("text", description="the column of strings that holds the documents")
-    id_column: str | None = Field(None, description="a column to carry into W; without it, the row number as doc_id")
-    partition_bytes: PositiveInt = Field(64 * 2**20, description="text bytes a partition aims at")
+    input: tuple[Name, ...] = Field(
+        (),
+        description="Parquet files to read: a file, a folder, a glob, or a list of them; paths or URIs",
+        examples=["s3://bucket/corpus/*.parquet"],
+    )
+    text_column: Name = Field("text", description="column of strings that holds the documents")
+    id_column: Name | None = Field(
+        None,
+        description="column to carry into W, under its own name; none: the row number, as doc_id",
+        examples=["doc_id"],
+    )
+    partition_bytes: ByteCount = Field(
+        64 * 2**20, description='bytes of text that a partition aims at, also as "64MiB"'
+    )
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class VectorizerSettings(Section):
     """Strings to hashed TF-IDF."""
 
-    analyzer: Literal["word", "char", "char_wb"] = Field("word", description="what a term is made of")
-    token_pattern: str = Field(r"(?u)\b\w\w+\b", description="what a word is, as a regular expression")
-    lowercase: bool = Field(True, description="lower the text first")
-    strip_accents: Literal["ascii", "unicode"] | None = Field(None, description="remove accents first")
-    stop_words: str | tuple[str, ...] | None = Field(
-        None, description='"english", a list of words, or the path of a file with one word a line'
+    analyzer: Literal["word", "char", "char_wb"] = Field(
+        "word", description="what a term is made of: words, characters, or characters within words"
     )
-    ngram_range: tuple[PositiveInt, PositiveInt] = Field((1, 1), description="shortest and longest n-gram")
-    n_features: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(2**20, description="buckets of the hash")
-    min_df: PositiveInt | Share = Field(2, description="drop buckets in fewer documents (count, or share of all)")
-    max_df: PositiveInt | Share = Field(0.5, description="drop buckets in more documents (count, or share of all)")
-    max_features: PositiveInt | None = Field(50_000, description="keep the buckets of the largest total count")
+    token_pattern: Annotated[Name, AfterValidator(_pattern)] = Field(
+        r"(?u)\b\w\w+\b", description="what a word is, as a regular expression"
+    )
+    lowercase: bool = Field(True, description="lower the text first")
+    strip_accents: Literal["ascii", "unicode"] | None = Field(
+        None, description="remove accents first", examples=["unicode"]
+    )
+    stop_words: Name | tuple[str, ...] | None = Field(
+        None,
+        description='terms to leave out: "english", a list of words, or the path of a file, one word a line',
+        examples=["english"],
+    )
+    ngram_range: NgramRange = Field((1, 1), description="shortest and longest n-gram")
+    n_features: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
+        2**20, description="buckets of the hash; more buckets, fewer terms that share one"
+    )
+    min_df: DocumentFrequency = Field(
+        2,
+        description="drop terms in fewer documents: 10 is a count, 0.01 a share of all; scikit-learn: 1",
+    )
+    max_df: DocumentFrequency = Field(
+        0.5,
+        description="drop terms in more documents: 10 is a count, 0.5 a share of all; scikit-learn: 1.0",
+    )
+    max_features: PositiveInt | None = Field(
+        50_000,
+        description='keep the terms of the largest total count; "none" keeps all; scikit-learn: "none"',
+    )
     use_idf: bool = Field(True, description="weigh by inverse document frequency")
-    smooth_idf: bool = Field(True, description="add one document that holds every term")
+    smooth_idf: bool = Field(True, description="idf as if one more document held every term")
     sublinear_tf: bool = Field(False, description="1 + ln(count) instead of the count")
-    norm: Literal["l1", "l2"] | None = Field("l2", description="scale each document to this norm")
+    norm: Literal["l1", "l2"] | None = Field(
+        "l2", description='scale each document to this norm; "none": not'
+    )
+
+    @model_validator(mode="after")
+    def _leaves_some_terms(self) -> VectorizerSettings:
+        if isinstance(self.min_df, int) is isinstance(self.max_df, int) and self.max_df < self.min_df:
+            _refuse(("min_df", "max_df"), "no term can be in that many and in that few documents at once")
+        return self
 
 
 class ModelSettings(Section):
     """The factorization."""
 
-    n_components: PositiveInt = Field(10, description="topics (k)")
+    n_components: PositiveInt = Field(10, description='topics (k); scikit-learn: "auto"')
     beta_loss: Literal["frobenius", "kullback-leibler"] = Field("frobenius", description="what is minimized")
-    solver: Literal["mu", "cd"] = Field("mu", description="multiplicative updates or coordinate descent")
-    init: Literal["random", "nndsvd", "nndsvda"] = Field("nndsvda", description="how W and H start")
+    solver: Literal["mu", "cd"] = Field(
+        "mu",
+        description='multiplicative updates, or coordinate descent (Frobenius only); scikit-learn: "cd"',
+    )
+    init: Literal["random", "nndsvd", "nndsvda"] = Field(
+        "nndsvda", description='how W and H start; scikit-learn: "none"'
+    )
     max_iter: PositiveInt = Field(200, description="passes over the data at most")
-    tol: Annotated[float, Field(ge=0.0)] = Field(1e-4, description="stop when the loss falls by less, relatively")
-    alpha_W: Annotated[float, Field(ge=0.0)] = Field(0.0, description="penalty on W")
-    alpha_H: Annotated[float, Field(ge=0.0)] | Literal["same"] = Field("same", description="penalty on H")
-    l1_ratio: Share = Field(0.0, description="share of L1 in the penalties")
-    random_state: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="seed of everything random")
-    normalize: bool = Field(False, description="scale so that each row of H sums to 1 (W takes the factor)")
-    rounds: PositiveInt | Literal["auto"] = Field("auto", description="updates of H in a pass, at first")
-    sweeps: PositiveInt | Literal["auto"] = Field("auto", description="updates of a block's W at each visit")
+    tol: Annotated[float, Field(ge=0.0)] = Field(
+        1e-4, description="stop when a pass lowers the loss by less than this share"
+    )
+    alpha_W: Penalty = Field(0.0, description="penalty on W")  # noqa: N815
+    alpha_H: Penalty | Literal["same"] = Field("same", description='penalty on H; "same": that on W')  # noqa: N815
+    l1_ratio: Share = Field(0.0, description="share of L1 in the penalties; the rest is L2")
+    random_state: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        0,
+        description='seed: the same seed and corpus give the same model; scikit-learn: "none"',
+    )
+    normalize: bool = Field(
+        False, description="scale so that each topic's weights sum to 1 (W takes the factor)"
+    )
+    rounds: PositiveInt | Literal["auto"] = Field(
+        "auto", description="updates of H in each of the first passes"
+    )
+    sweeps: PositiveInt | Literal["auto"] = Field(
+        "auto", description="updates of a block's W at each visit of the block"
+    )
+
+    @model_validator(mode="after")
+    def _solver_knows_the_loss(self) -> ModelSettings:
+        if self.solver == "cd" and self.beta_loss != "frobenius":
+            _refuse(("solver", "beta_loss"), 'coordinate descent minimizes "frobenius" only; use solver "mu"')
+        return self
 
 
 class OutputSettings(Section):
     """What is written."""
 
-    output: str | None = Field(None, description="the model folder: a path or URI")
+    output: Name | None = Field(
+        None,
+        description="the model folder, which is made if need be: a path or URI",
+        examples=["s3://bucket/model"],
+    )
     n_top_terms: PositiveInt = Field(50, description="terms a topic in topics.parquet")
 
 
 class ClusterSettings(Section):
     """Where it runs."""
 
-    scheduler: str | None = Field(None, description="address or scheduler file of a running cluster; none: embedded")
-    workers: PositiveInt | None = Field(None, description="worker processes to start; none: threads of this process")
-    threads_per_worker: PositiveInt | None = Field(None, description="threads a worker; none: the cores there are")
-    memory_limit: str | None = Field(None, description='memory a worker, such as "4GiB"; none: its share of all')
+    scheduler: Name | None = Field(
+        None,
+        description="address or scheduler file of a running Dask cluster; none: a cluster of its own",
+        examples=["tcp://scheduler:8786"],
+    )
+    workers: PositiveInt | None = Field(
+        None, description="worker processes to start; none: threads of this process", examples=[4]
+    )
+    threads_per_worker: PositiveInt | None = Field(
+        None, description="threads a worker; none: as many as there are cores for it", examples=[2]
+    )
+    memory_limit: MemorySize | None = Field(
+        None, description="memory a worker may use; none: its share of all", examples=["4GiB"]
+    )
+
+    @model_validator(mode="after")
+    def _shapes_only_its_own_cluster(self) -> ClusterSettings:
+        # A running cluster has its shape already: to take the key and ignore it would be a false promise.
+        shape = ("workers", "threads_per_worker", "memory_limit")
+        given = tuple(key for key in shape if getattr(self, key) is not None)
+        if self.scheduler is not None and given:
+            _refuse(
+                ("scheduler", *given),
+                f'a running cluster has its workers already; leave out {" and ".join(given)}, or set "none"',
+            )
+        return self
 
 
 class RunSettings(Section):
     """How it runs."""
 
-    resume: Literal["auto", "never"] = Field("auto", description="go on from what an earlier, unfinished run left")
-    scratch: str | None = Field(None, description="folder of intermediate blocks; none: inside the run's folder")
+    resume: Literal["auto", "never"] = Field(
+        "auto", description="go on from the last checkpoint of an unfinished run, or start again"
+    )
+    scratch: Name | None = Field(
+        None,
+        description="folder or URI for intermediate blocks; none: inside the run's folder",
+        examples=["/scratch/nmf-dask"],
+    )
     checkpoint_every: PositiveInt = Field(5, description="passes between checkpoints")
     log_format: Literal["text", "json"] = Field("text", description="how logs and results are printed")
 
 
 class Settings(Section):
-    """One job."""
+    """One job. A section may be given as a plain dict: ``Settings(model={"n_components": 5})``."""
 
     corpus: CorpusSettings = CorpusSettings()
     vectorizer: VectorizerSettings = VectorizerSettings()
@@ -100,3 +299,15 @@ class Settings(Section):
     output: OutputSettings = OutputSettings()
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def _terms_for_every_topic(self) -> Settings:
+        k, vectorizer = self.model.n_components, self.vectorizer
+        for key in ("max_features", "n_features"):
+            limit = getattr(vectorizer, key)
+            if limit is not None and k > limit:
+                _refuse(
+                    ("model.n_components", f"vectorizer.{key}"),
+                    f"{k} topics need at least {k} terms; raise {key} or lower n_components",
+                )
+        return self

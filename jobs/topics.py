@@ -1,0 +1,16 @@
+"""The topics of a model, as a script to submit after the fit.
+
+python jobs/topics.py model/ --format csv > topics.csv
+"""
+
+import sys
+
+from nmf_dask.cli import main as nmf_dask
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return nmf_dask(["topics", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The command line: arguments to settings to one call. Nothing heavy is imported before a command runs."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+from nmf_dask import __version__
+from nmf_dask.cli.errors import Console, report
+from nmf_dask.errors import RetryableError
+
+COMMANDS = ("fit", "topics", "demo")
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of use rather than of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"nmf_dask.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Like click's, with a hint at the nearest command where there is none of that name."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command {args[0]}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nmf-dask")
+def commands() -> None:
+    """Topic models of corpora that do not fit one machine: Parquet in, Parquet out.
+
+    \b
+    Example:
+      nmf-dask demo
+      nmf-dask fit --input 'corpus/*.parquet' --output model -k 20
+      nmf-dask topics model
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command line (``sys.argv`` unless given) and return its exit code.
+
+    0: done; 2: wrong usage or configuration; 65: wrong input data; 75: worth another try; 1: a bug.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    console = Console.guess(arguments, os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a term the terminal cannot write must not end the job
+            stream.reconfigure(errors="backslashreplace")
+    with _termination_as_error():
+        try:
+            outcome: Any = commands.main(arguments, prog_name="nmf-dask", standalone_mode=False, obj=console)
+        except BaseException as error:  # each way to fail has its exit code, and none a traceback
+            return report(error, console)
+    return outcome if isinstance(outcome, int) else 0
+
+
+@contextmanager
+def _termination_as_error() -> Iterator[None]:
+    """While the block runs, the first SIGTERM raises RetryableError; later ones leave the clean-up alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise RetryableError("stopped by SIGTERM; the same command goes on from the last checkpoint")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

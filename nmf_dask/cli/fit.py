@@ -1,0 +1,94 @@
+"""``nmf-dask fit``: corpus to topics."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nmf_dask.cli.errors import Console
+from nmf_dask.cli.options import SettingsCommand, given_on_command_line, set_option, verbosity_options
+
+if TYPE_CHECKING:
+    from nmf_dask.jobfile import Given
+
+REQUIRED = {
+    "corpus.input": "give --input URI, or input under [corpus] in the job file",
+    "output.output": "give --output URI, or output under [output] in the job file",
+}
+
+
+@click.command(
+    "fit",
+    cls=SettingsCommand,
+    short_help="Corpus to topics: a new run under the model folder.",
+    epilog="Each flag is also a key of the job file (in parentheses) and an environment variable, such as "
+    "NMF_DASK_MODEL__N_COMPONENTS. A flag wins over the environment, the environment over the file.",
+)
+@click.argument("job_file", metavar="[JOB.toml]", required=False)
+@set_option
+@click.option("--dry-run", is_flag=True, help="print the plan, with the memory it needs, and stop")
+@click.option("--print-config", is_flag=True, help="print the effective job file and stop")
+@verbosity_options
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    job_file: str | None,
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    print_config: bool,
+    quiet: int,
+    verbose: int,
+    **flags: Any,
+) -> None:
+    """Corpus to topics: a new run under the model folder.
+
+    A run that has finished is not run again; one that was interrupted goes on from its last checkpoint.
+
+    \b
+    Example:
+      nmf-dask fit --input 'corpus/*.parquet' --output model -k 20 --stop-words english
+      nmf-dask fit job.toml --input s3://bucket/corpus --output s3://bucket/model --scheduler tcp://head:8786
+    """
+    from nmf_dask.jobfile import read_environment, read_job_file, render, resolve
+
+    console.verbosity = verbose - quiet
+    given: list[Given] = [] if job_file is None else read_job_file(job_file)
+    given += read_environment(os.environ)
+    given += given_on_command_line(flags, assignments)
+    resolved = resolve(given, {} if print_config else REQUIRED)
+    console.log_format = resolved.settings.run.log_format
+    if print_config:
+        from nmf_dask.cli.results import write
+
+        write(render(resolved))
+    elif dry_run:
+        _print_plan(resolved.settings)
+    else:
+        run(resolved.settings, console)
+
+
+def _print_plan(settings: Any) -> None:
+    import json
+
+    from nmf_dask.cli.results import write
+    from nmf_dask.pipeline import plan
+
+    planned = plan(settings)
+    if settings.run.log_format == "json":
+        write(json.dumps(planned.as_dict(), ensure_ascii=False) + "\n")
+    else:
+        write("\n".join(planned.lines()) + "\n")
+
+
+def run(settings: Any, console: Console) -> None:
+    """Fit, with a display on stderr, then print the topics on stdout."""
+    from nmf_dask.cli.display import display
+    from nmf_dask.cli.results import print_fit
+    from nmf_dask.pipeline import fit
+
+    with display(settings.run.log_format, console.verbosity) as observer:
+        result = fit(settings, observer)
+    print_fit(result, settings.run.log_format)

@@ -1,0 +1,80 @@
+"""The display on a terminal: finished stages as lines, the current one alive below them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nmf_dask.cli.display import Clock, LineDisplay, connection
+from nmf_dask.config import redact
+from nmf_dask.observer import Pass
+
+
+def is_capable(out: TextIO) -> bool:
+    """Whether the terminal can move its cursor; one that cannot (TERM=dumb) gets lines."""
+    console = Console(file=out)
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+class LiveDisplay(LineDisplay):
+    """Stage, count, loss, rate and time left, and the dashboard's address."""
+
+    def __init__(self, out: TextIO, verbosity: int = 0, clock: Clock = time.monotonic) -> None:
+        super().__init__(out, verbosity, clock)
+        self._connection = ""
+        # stdout is the result's: rich must not reroute it.
+        self._live = Live(
+            console=Console(file=out),
+            get_renderable=self._render,
+            transient=True,
+            redirect_stdout=False,
+            refresh_per_second=8,
+        )
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        super().__exit__(kind, *rest)
+        self._live.stop()
+
+    def connected(self, workers: int, threads: int, dashboard: str | None) -> None:
+        """Keep it in view below the bar."""
+        self._connection = connection(workers, threads, dashboard)
+
+    def advance(self, done: int, n_bytes: int = 0) -> None:
+        """The bar shows it."""
+        self.meter.advance(done, n_bytes)
+
+    def passed(self, row: Pass) -> None:
+        """The bar shows it; with -v a line stays, too."""
+        self.meter.passed(row)
+        if self.verbosity > 0:
+            self._pass(row)
+
+    def _begin_stage(self) -> None:
+        self._live.refresh()
+
+    def _line(self, level: str, message: str) -> None:
+        style = "yellow" if level == "warning" else ""
+        marker = "warning: " if level == "warning" else ""
+        self._live.console.print(Text(f"{marker}{redact(message)}", style=style))
+
+    def _render(self) -> RenderableType:
+        if not self.meter.name:
+            return Text(self._connection, style="dim")
+        meter = self.meter
+        row = Table.grid(padding=(0, 2))
+        cells: list[Any] = [Text(meter.name, style="bold")]
+        if meter.total:
+            cells.append(ProgressBar(total=meter.total, completed=meter.done, width=24))
+        cells += [Text(part) for part in (meter.counted(), meter.loss(), meter.rate(), meter.left()) if part]
+        row.add_row(*cells)
+        return Group(row, Text(self._connection, style="dim")) if self._connection else row

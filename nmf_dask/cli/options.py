@@ -1,0 +1,140 @@
+"""The flags that set a key of the job file, generated from one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from nmf_dask.jobfile import Given
+
+# Flag to key. Everything else of a job is set with --set, or in a file.
+FLAGS: dict[str, tuple[str, ...]] = {
+    "corpus.input": ("--input",),
+    "output.output": ("--output",),
+    "corpus.text_column": ("--text-column",),
+    "corpus.id_column": ("--id-column",),
+    "model.n_components": ("-k", "--n-components"),
+    "model.beta_loss": ("--beta-loss",),
+    "model.solver": ("--solver",),
+    "model.init": ("--init",),
+    "model.max_iter": ("--max-iter",),
+    "model.tol": ("--tol",),
+    "model.random_state": ("--random-state",),
+    "vectorizer.max_features": ("--max-features",),
+    "vectorizer.min_df": ("--min-df",),
+    "vectorizer.max_df": ("--max-df",),
+    "vectorizer.stop_words": ("--stop-words",),
+    "vectorizer.ngram_range": ("--ngram-range",),
+    "cluster.scheduler": ("--scheduler",),
+    "cluster.workers": ("--workers",),
+    "cluster.threads_per_worker": ("--threads-per-worker",),
+    "cluster.memory_limit": ("--memory-limit",),
+    "run.resume": ("--resume",),
+    "run.log_format": ("--log-format",),
+}
+# What a flag takes, where its type does not say it.
+_METAVARS = {
+    "corpus.input": "URI",
+    "output.output": "URI",
+    "vectorizer.min_df": "COUNT|SHARE",
+    "vectorizer.max_df": "COUNT|SHARE",
+    "vectorizer.stop_words": "english|a,b,c|FILE",
+    "vectorizer.ngram_range": "MIN,MAX",
+    "cluster.scheduler": "ADDRESS|FILE",
+    "cluster.memory_limit": "SIZE",
+}
+
+
+class SettingsCommand(click.Command):
+    """A command whose flags for settings are made when they are first needed: their help needs pydantic."""
+
+    def __init__(self, *args: Any, keys: tuple[str, ...] = tuple(FLAGS), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._keys: tuple[str, ...] = keys
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The declared parameters and, before the others, those of the settings."""
+        if self._keys:
+            arguments = [param for param in self.params if isinstance(param, click.Argument)]
+            others = [param for param in self.params if not isinstance(param, click.Argument)]
+            self.params = [*arguments, *(_option(key) for key in self._keys), *others]
+            self._keys = ()
+        return super().get_params(ctx)
+
+
+def _option(key: str) -> click.Option:
+    from nmf_dask.allowed import choices
+    from nmf_dask.jobfile import KEYS
+
+    field = KEYS[key]
+    metavar = _METAVARS.get(key) or "|".join(choices(field)) or _type_name(field.annotation)
+    default = "" if field.default in (None, ()) else f"  [default: {_shown(field.default)}]"
+    more = "; may be repeated" if key == "corpus.input" else ""
+    return click.Option(
+        [*FLAGS[key], _parameter(key)],
+        metavar=metavar,
+        multiple=key == "corpus.input",
+        help=f"{field.description}{more} ({key}){default}",
+    )
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _type_name(annotation: Any) -> str:
+    words = str(annotation)
+    return "N" if "int" in words else "NUMBER" if "float" in words else "TEXT"
+
+
+def _parameter(key: str) -> str:
+    return key.replace(".", "__").lower()
+
+
+def given_on_command_line(flags: Mapping[str, Any], assignments: tuple[str, ...]) -> list[Given]:
+    """The settings among parsed flags, and those of ``--set``, each with the flag as its source."""
+    from nmf_dask.jobfile import Given, parse_value
+
+    given = []
+    for key, names in FLAGS.items():
+        text = flags.get(_parameter(key))
+        if text is None or text == ():
+            continue
+        if key == "corpus.input":
+            listed = [parse_value(key, one) for one in text]
+            value: Any = [uri for one in listed for uri in (one if isinstance(one, list) else [one])]
+        else:
+            value = parse_value(key, text)
+        given.append(Given(key, value, names[-1]))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise click.UsageError(f"--set {assignment}: write --set section.key=value")
+        flag = next((item.source for item in given if item.key == key and item.source != "--set"), None)
+        if flag is not None:
+            raise click.UsageError(f"{key} is given twice: by {flag} and by --set")
+        given.append(Given(key, parse_value(key, text.strip()), "--set"))
+    return given
+
+
+def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--set section.key=value``."""
+    return click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="any setting of the job file; may be repeated",
+    )(command)
+
+
+def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-q`` and ``-v``, which the command receives as `quiet` and `verbose`."""
+    command = click.option("-v", "--verbose", count=True, help="say more, and show the traceback of a bug")(
+        command
+    )
+    return click.option("-q", "--quiet", count=True, help="say only warnings and errors")(command)

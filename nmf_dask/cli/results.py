@@ -1,0 +1,108 @@
+"""Results on stdout, and nothing else there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nmf_dask.config import redact
+
+if TYPE_CHECKING:
+    from nmf_dask.model import Topic, TopicModel
+    from nmf_dask.pipeline import FitResult
+
+
+def write(text: str) -> None:
+    """Write to stdout; whoever reads it may have had enough (``| head``), which is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_topics(model: TopicModel, n_terms: int, shape: str) -> None:
+    """The topics of a model as text, JSON (one object) or CSV (topic, share, rank, term, weight)."""
+    topics = model.topics(n_terms)
+    if shape == "json":
+        write(_json({"run_id": model.run.get("run_id"), "topics": _as_dicts(topics)}))
+    elif shape == "csv":
+        write(_csv(topics))
+    else:
+        write(lines_of(topics, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+
+
+def print_fit(result: FitResult, log_format: str) -> None:
+    """What a fit found: its topics, or for log format "json" one line of the run's numbers and the topics."""
+    from nmf_dask.model import TopicModel
+
+    topics = TopicModel.load(result.uri).topics(10)
+    if log_format != "json":
+        write(lines_of(topics, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        return
+    told = ("n_documents", "n_features", "n_iter", "stop_reason", "reconstruction_err")
+    write(
+        _json(
+            {
+                "run_id": result.run_id,
+                "uri": redact(result.uri),
+                "resumed": result.resumed,
+                "finished_before": result.finished_before,
+                **{key: result.run.get(key) for key in told},
+                "topics": _as_dicts(topics),
+            }
+        )
+    )
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+def _as_dicts(topics: Sequence[Topic]) -> list[dict[str, Any]]:
+    return [
+        {
+            "topic": topic.topic,
+            "share": float(topic.share),
+            "terms": [{"term": term, "weight": float(weight)} for term, weight in topic.terms],
+        }
+        for topic in topics
+    ]
+
+
+def _csv(topics: Sequence[Topic]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["topic", "share", "rank", "term", "weight"])
+    for topic in topics:
+        for rank, (term, weight) in enumerate(topic.terms):
+            table.writerow([topic.topic, float(topic.share), rank, term, float(weight)])
+    return text.getvalue()
+
+
+def lines_of(topics: Sequence[Topic], width: int | None) -> str:
+    """One topic a line, the largest share first; lines longer than `width` go on below their first term."""
+    digits = len(str(max((topic.topic for topic in topics), default=0)))
+    lines: list[str] = []
+    for topic in sorted(topics, key=lambda one: -one.share):
+        head = f"{'#' + str(topic.topic):<{digits + 1}} {100 * topic.share:5.1f} %  "
+        words = [f"{term} {weight:.3g}" for term, weight in topic.terms] or ["(no terms)"]
+        lines += _wrapped(head, words, width)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _wrapped(head: str, words: Sequence[str], width: int | None) -> list[str]:
+    lines, line = [], head
+    for word in words:
+        if width is not None and line.strip() and len(line) + len(word) > width and line != head:
+            lines.append(line.rstrip())
+            line = " " * len(head)
+        line += f"{word}  "
+    return [*lines, line.rstrip()]
