@@ -40,7 +40,9 @@ def write_arrays(file: Folder, arrays: Mapping[str, NDArray[Any]]) -> None:
     schema = pa.schema([pa.field("bytes", pa.uint8())], metadata={_KEY: json.dumps(told).encode()})
     with file.writing() as stream, pa.ipc.new_file(stream, schema) as writer:
         for array in arrays.values():
-            content = pa.py_buffer(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            # By the dtype's name, so that a foreign byte order becomes this machine's.
+            own = np.ascontiguousarray(array, dtype=array.dtype.name)
+            content = pa.py_buffer(own.reshape(-1).view(np.uint8))
             column = pa.Array.from_buffers(pa.uint8(), content.size, [None, content])
             writer.write_batch(pa.RecordBatch.from_arrays([column], schema=schema))
 
@@ -57,8 +59,10 @@ def read_arrays(file: Folder) -> dict[str, NDArray[Any]]:
         raise
     except MissingFileError as error:
         raise StageDamaged(f"{file.uri} is missing") from error
-    except InputDataError as error:
-        raise StageDamaged(f"{file.uri} is incomplete or not a staged file ({error.__cause__})") from error
+    except (InputDataError, ValueError, KeyError, TypeError) as error:
+        raise StageDamaged(
+            f"{file.uri} is incomplete or not a staged file ({error.__cause__ or error})"
+        ) from error
 
 
 def _source(file: Folder) -> pa.NativeFile:

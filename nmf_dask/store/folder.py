@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -102,7 +102,7 @@ class Folder:
         """The folder that this one is in."""
         path, query = _split_query(self.uri)
         above = path.rsplit("/", 1)[0]
-        return Folder((above or "/") + query)
+        return self if above.endswith(":/") else Folder((above or "/") + query)
 
     @property
     def is_local(self) -> bool:
@@ -172,13 +172,20 @@ class Folder:
 
     @contextmanager
     def writing(self) -> Iterator[pa.NativeFile]:
-        """Write a new file in this place, in the folders that it needs.
+        """Write a new file in this place, in the folders that it needs; nothing stays of one that failed.
 
         What stood there is replaced by another file, never cut short: a process that has it mapped would die.
         """
         if not self.is_local:
-            with reported("write", self.uri), self.fs.open_output_stream(self.path) as stream:
-                yield stream
+            with reported("write", self.uri):
+                try:
+                    with self.fs.open_output_stream(self.path) as stream:
+                        yield stream
+                except BaseException:
+                    # The stream was closed on the way here, and that published what it had.
+                    with suppress(NmfDaskError):
+                        self.delete()
+                    raise
             return
         self.parent.make()
         with reported("write", self.uri):
@@ -187,6 +194,11 @@ class Folder:
                 # By its descriptor: the name may meanwhile belong to another writer.
                 with pa.OSFile(f"/dev/fd/{descriptor}", "wb") as stream:
                     yield stream
+            except BaseException:
+                with suppress(OSError):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self.uri)):
+                        os.unlink(self.uri)
+                raise
             finally:
                 os.close(descriptor)
 

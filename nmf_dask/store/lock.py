@@ -80,8 +80,12 @@ class ModelLock:
                     if self._take_over():
                         return
                     continue
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(_card())
+                try:
+                    with os.fdopen(descriptor, "wb") as stream:
+                        stream.write(_card())
+                except OSError:
+                    os.unlink(self._file.path)  # a lock without a name would keep everybody out for a while
+                    raise
                 return
 
     def _take_over(self) -> bool:
@@ -100,8 +104,9 @@ class ModelLock:
             _refuse_living(self._file)
         self._file.write_bytes(_card())
         time.sleep(SETTLE_SECONDS)
-        if not _is_ours(_holder(self._file)):
-            _refuse_living(self._file)
+        holder = _holder(self._file)
+        if not _is_ours(holder):
+            raise RetryableError(f"{self._file.parent} was locked by {_named(holder)} at the same moment")
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

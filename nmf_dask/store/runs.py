@@ -13,13 +13,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from nmf_dask.config import Settings
-from nmf_dask.errors import InputDataError
+from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.store.folder import Folder, MissingFileError
 from nmf_dask.store.lock import ModelLock, check_not_taken
 
@@ -42,10 +43,18 @@ def run_id(settings: Settings, fingerprint: str) -> str:
             mode="json", include={"text_column", "id_column", "partition_bytes"}
         ),
         "vectorizer": settings.vectorizer.model_dump(mode="json"),
+        "stop_words": _stop_words(settings.vectorizer.stop_words),
         "model": settings.model.model_dump(mode="json"),
         "n_top_terms": settings.output.n_top_terms,
     }
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stop_words(chosen: str | tuple[str, ...] | None) -> str | None:
+    """Digest of a file of stop words: with other words in it, the same path makes another result."""
+    if not isinstance(chosen, str) or chosen == "english":
+        return None
+    return hashlib.sha256(Folder(chosen).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,8 @@ class RunFolder:
         known), RetryableError where another process has taken over the lock of the model folder.
         """
         unfinished = self.work / "COMMIT"
-        if not self.is_committed():
+        again = self.is_committed()
+        if not again:
             self._check_whole(n_w_parts)
             check_not_taken(self.model.lock_file)
             unfinished.write_bytes(b"")
@@ -150,9 +160,12 @@ class RunFolder:
             (self.folder / "_SUCCESS").write_bytes(b"")
         if not unfinished.exists():
             return
-        if self.run_id == self.model.newest().run_id:
+        # Another run may have committed since the commit that was cut off.
+        if not again or self.run_id == self.model.newest().run_id:
             (self.model.folder / "LATEST").write_bytes(f"{self.run_id}\n".encode())
-        self.work.delete()
+        # The run stands; files that cannot go yet, such as those still mapped over NFS, do not unmake it.
+        with suppress(InputDataError, RetryableError):
+            self.work.delete()
 
     def _check_whole(self, n_w_parts: int | None) -> None:
         self.read_run()
@@ -229,7 +242,9 @@ class ModelFolder:
     def is_model(self) -> bool:
         """True where a run has been here: its pointer, its lock or its folder."""
         names = self.folder.list()
-        return "LATEST" in names or "LOCK" in names or bool(self.runs()) or names == ("runs",)
+        if "LATEST" in names or "LOCK" in names:
+            return True
+        return "runs" in names and (bool(self.runs()) or not (self.folder / "runs").list())
 
     def latest(self) -> RunFolder:
         """The run that LATEST names; the newest committed one where LATEST is missing or cannot be followed.
@@ -249,10 +264,7 @@ class ModelFolder:
         written: list[tuple[str, str]] = []
         others: list[str] = []
         for run in self.runs():
-            try:
-                told = run.read_run()
-            except InputDataError as error:
-                told = {"status": "unknown", "error": str(error)}
+            told = _told(run)
             if run.is_committed() and "written" in told:
                 written.append((str(told["written"]), run.run_id))
             else:
@@ -290,14 +302,21 @@ def open_run(uri: str) -> RunFolder:
 
     Raises InputDataError where it is neither, where the run is not committed, or of another format version.
     """
-    folder = Folder(uri)
-    run = RunFolder(folder)
-    if folder.parent.name != "runs" and not (folder / "run.json").exists():
+    run = RunFolder(Folder(uri))
+    if not _is_run(run):
         run = ModelFolder(uri).latest()
     elif not run.is_committed():
-        raise InputDataError(f"the run {folder} did not finish ({_fate(_told(run))}). Run the fit again")
+        raise InputDataError(f"the run {run.folder} did not finish ({_fate(_told(run))}). Run the fit again")
     _check_format(run, run.read_run())
     return run
+
+
+def _is_run(run: RunFolder) -> bool:
+    names = run.folder.list()
+    if "run.json" in names or "_SUCCESS" in names:
+        return True
+    by_name = run.folder.parent.name == "runs" and _RUN_ID.fullmatch(run.run_id) is not None
+    return by_name and run.folder.exists() and not ModelFolder(run.folder.uri).is_model()
 
 
 def _told(run: RunFolder) -> dict[str, Any]:
