@@ -1,0 +1,215 @@
+"""From settings to a checked, planned corpus; nothing is read here but footers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from nmf_dask.config import CorpusSettings
+from nmf_dask.corpus.footers import Column, Footer, check_extent, id_column, read_footer, text_column
+from nmf_dask.corpus.locations import Found, Location, find_files
+from nmf_dask.corpus.partitions import Partition, Piece, RowGroup, SourceFile, plan_partitions
+from nmf_dask.corpus.reading import read_ids
+from nmf_dask.errors import ConfigurationError, InputDataError
+
+# Enough to hide an object store's latency; on a local disk no more than the decoding of footers can use.
+REMOTE_REQUESTS = 32
+LOCAL_READERS = 8
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A checked corpus and its plan. Small when pickled; a task needs one partition and a column's name only.
+
+    `text_bytes` is what the footers say of the text column, uncompressed: dictionaries make it smaller than
+    the text. `fingerprint` stays when files are copied or touched, and changes with their content.
+    `id_type` is that of the ids in W.
+    """
+
+    settings: CorpusSettings
+    files: tuple[SourceFile, ...]
+    partitions: tuple[Partition, ...]
+    n_rows: int
+    text_bytes: int
+    fingerprint: str
+    id_type: pa.DataType
+
+    def describe(self) -> dict[str, Any]:
+        """The `input` of run.json, for `difference` to compare."""
+        files = [
+            {
+                "uri": str(file),
+                "name": file.name,
+                "size": file.size,
+                "n_rows": file.n_rows,
+                "digest": file.digest,
+            }
+            for file in self.files
+        ]
+        return {
+            "files": files,
+            "fingerprint": self.fingerprint,
+            "n_rows": self.n_rows,
+            "text_bytes": self.text_bytes,
+            "n_partitions": len(self.partitions),
+        }
+
+
+class _Checked(NamedTuple):
+    """One file that passed: its row groups with rows, and what must agree among files."""
+
+    file: SourceFile
+    row_groups: tuple[RowGroup, ...]
+    id_type: pa.DataType | None
+    null_id: Piece | None
+
+
+def open_corpus(settings: CorpusSettings) -> Corpus:
+    """Find the corpus's files, check them by their footers, and plan the partitions.
+
+    Raises ConfigurationError for an input that cannot be one, InputDataError for files that are missing,
+    damaged or without the columns asked for, for null ids that the statistics tell of, and for a corpus
+    without rows; RetryableError for an object store that cannot be reached.
+    """
+    found = _find(settings.input)
+    workers = LOCAL_READERS if all(file.location.is_local for file in found) else REMOTE_REQUESTS
+    with ThreadPoolExecutor(min(workers, len(found))) as pool:
+        checked = list(pool.map(lambda file: _check(file, settings), found))
+    id_type = _common_id_type(checked, settings.id_column)
+    files = tuple(one.file for one in checked)
+    row_groups = [group for one in checked for group in one.row_groups]
+    n_rows = sum(file.n_rows for file in files)
+    if n_rows == 0:
+        raise InputDataError(f"no document: none of the {len(files)} files has a row (the first: {files[0]})")
+    for one in checked:
+        if one.null_id is not None:
+            _tell_null_id(one.null_id, settings.id_column)
+    return Corpus(
+        settings=settings,
+        files=files,
+        partitions=plan_partitions(row_groups, settings.partition_bytes),
+        n_rows=n_rows,
+        text_bytes=sum(group.text_bytes for group in row_groups),
+        fingerprint=_fingerprint(files),
+        id_type=id_type,
+    )
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What changed between two `Corpus.describe()`, in words; empty where nothing did."""
+    before, after = _by_name(old["files"]), _by_name(new["files"])
+    changed = [name for name in before if name in after and _content(before[name]) != _content(after[name])]
+    parts = [
+        _counted("added", [name for name in after if name not in before]),
+        _counted("removed", [name for name in before if name not in after]),
+        _counted("changed", [f"{name}: {_change(before[name], after[name])}" for name in changed]),
+    ]
+    if not any(parts) and list(before) != list(after):
+        parts.append("the same files in another order")
+    return "; ".join(filter(None, parts))
+
+
+def _find(inputs: Iterable[str]) -> list[Found]:
+    """Files of all inputs, each once: inputs that overlap, and links, do not make more documents."""
+    once: dict[Location, Found] = {}
+    for text in inputs:
+        for file in find_files(text):
+            location = file.location
+            if location.is_local:
+                location = Location("", os.path.realpath(location.path))
+            once.setdefault(location, file)
+    if not once:
+        raise ConfigurationError("no input: name the corpus's Parquet files by --input (corpus.input)")
+    return list(once.values())
+
+
+def _check(found: Found, settings: CorpusSettings) -> _Checked:
+    footer = read_footer(found.location)
+    metadata = footer.metadata
+    texts = text_column(footer, found.location, settings.text_column)
+    check_extent(footer, found.location, texts)
+    file = SourceFile(found.location, found.name, footer.size, metadata.num_rows, footer.digest)
+    row_groups = []
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        if group.num_rows:
+            size = group.column(texts.leaf).total_uncompressed_size
+            row_groups.append(RowGroup(file, index, group.num_rows, size))
+    if settings.id_column is None:
+        return _Checked(file, tuple(row_groups), None, None)
+    ids = id_column(footer, found.location, settings.id_column)
+    check_extent(footer, found.location, ids)
+    return _Checked(file, tuple(row_groups), ids.type, _null_id(footer, ids, row_groups))
+
+
+def _null_id(footer: Footer, ids: Column, row_groups: Iterable[RowGroup]) -> Piece | None:
+    """The first row group whose statistics tell of nulls; where there are none, reading the ids will tell."""
+    for group in row_groups:
+        statistics = footer.metadata.row_group(group.number).column(ids.leaf).statistics
+        if statistics is not None and statistics.has_null_count and statistics.null_count:
+            return Piece(group.file, group.number, 0, group.n_rows)
+    return None
+
+
+def _tell_null_id(piece: Piece, column: str | None) -> None:
+    """Raise the error that reading the ids raises, which knows the row; one row group's ids are few."""
+    read_ids(Partition(0, (piece,), piece.stop, 0, 0), column)
+
+
+def _common_id_type(checked: list[_Checked], column: str | None) -> pa.DataType:
+    if column is None:
+        return pa.int64()
+    # A file without rows often has no types worth the name: pandas writes null.
+    first, *others = [one for one in checked if one.file.n_rows] or checked
+    for other in others:
+        if other.id_type != first.id_type:
+            raise InputDataError(
+                f"column {column!r} has type {first.id_type} in {first.file}, but {other.id_type} in "
+                f"{other.file}. Ids need one type: write the files of one of the two again."
+            )
+    return first.id_type
+
+
+def _fingerprint(files: Iterable[SourceFile]) -> str:
+    """SHA-256 of names, sizes and footers in order. No times: a copy is the same corpus."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.size}\0{file.digest}\n".encode())
+    return digest.hexdigest()
+
+
+def _by_name(files: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Files by name; a name that several inputs share gets a number, in order."""
+    seen: Counter[str] = Counter()
+    named = {}
+    for file in files:
+        seen[file["name"]] += 1
+        count = seen[file["name"]]
+        named[file["name"] if count == 1 else f"{file['name']} ({count})"] = file
+    return named
+
+
+def _content(file: Mapping[str, Any]) -> tuple[Any, Any]:
+    return file["size"], file["digest"]
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    if before["size"] != after["size"]:
+        return f"{before['size']:,} bytes were, {after['size']:,} bytes are"
+    return f"other content in as many bytes ({after['size']:,})"
+
+
+def _counted(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    files = "file" if len(names) == 1 else "files"
+    return f"{len(names)} {files} {what} ({', '.join(names[:_NAMES_SHOWN])}{more})"

@@ -1,0 +1,254 @@
+"""Where files are: paths and URIs, the file systems behind them, folders, globs, and their errors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from itertools import takewhile
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
+
+SUFFIXES = (".parquet", ".pq", ".parq")
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)", re.DOTALL)
+# A question mark begins options only where an option follows; elsewhere it is a wildcard, or part of a name.
+_OPTIONS = re.compile(r"\?(?=\w+=)")
+_WILDCARD = re.compile(r"[*?[]")
+_DENIED = re.compile(
+    r"ACCESS_DENIED|AccessDenied|HTTP status 403|Forbidden|PERMISSION_DENIED|UNAUTHENTICATED"
+    r"|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|ExpiredToken|AuthenticationFailed|AuthorizationFailure",
+)
+_ABSENT = re.compile(r"NO_SUCH_BUCKET|NO_SUCH_KEY|RESOURCE_NOT_FOUND|ContainerNotFound|BlobNotFound")
+_NOT_INSTALLED = re.compile(r"libjvm|libhdfs")
+# What a table format keeps beside its data files says which of them still count; the folder alone does not.
+_TABLE_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+
+
+class Location(NamedTuple):
+    """A file or folder. It is picklable where a file system is not (that pickles its keys).
+
+    `file_system` is the URI a file system is built from, empty for local files; `path` is a path on it.
+    """
+
+    file_system: str
+    path: str
+
+    def __str__(self) -> str:
+        """The path, or the URI without its options, as it may be given for input again."""
+        if not self.file_system:
+            return self.path
+        authority, _, _ = self.file_system.partition("?")
+        inside = self.path.removeprefix(connect(self.file_system)[1]).lstrip("/")
+        return f"{authority.rstrip('/')}/{inside.replace('%', '%25')}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine."""
+        return not self.file_system
+
+    @property
+    def handler(self) -> fs.FileSystem:
+        """The file system, built once a process."""
+        return connect(self.file_system)[0]
+
+
+class Found(NamedTuple):
+    """A file that an input names, and its path below the input's folder."""
+
+    location: Location
+    name: str
+
+
+@lru_cache(maxsize=64)
+def connect(file_system: str) -> tuple[fs.FileSystem, str]:
+    """File system of a URI, with keys from the environment, and the path that the URI stands for on it."""
+    if not file_system:
+        return fs.LocalFileSystem(), ""
+    try:
+        handler, root = fs.FileSystem.from_uri(file_system)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
+        raise ConfigurationError(
+            f"input {file_system}: {_cause(error)}. Give a path, or a URI that begins with file://, "
+            "s3://, gs://, abfs:// or hdfs://."
+        ) from None
+    except OSError as error:
+        if _NOT_INSTALLED.search(str(error)):
+            raise ConfigurationError(
+                f"input {file_system}: {_cause(error)}. hdfs:// needs Java and Hadoop's native client: set "
+                "JAVA_HOME and HADOOP_HOME, and CLASSPATH to the output of `hadoop classpath --glob`."
+            ) from None
+        raise RetryableError(f"cannot reach {file_system}: {_cause(error)}") from None
+    return handler, root
+
+
+def parse(text: str) -> Location:
+    """Location of a path or URI. Percent escapes count in URIs only; a local path is taken as it is."""
+    match = _URI.match(text)
+    if match is None:
+        if not text:
+            raise ConfigurationError("an input is empty: give a file, a folder, a glob or a list of them")
+        return Location("", os.path.abspath(os.path.expanduser(text)))
+    scheme, authority, rest = match[1].lower(), match[2], match[3]
+    path, *options = _OPTIONS.split(rest, maxsplit=1)
+    path = unquote(path)
+    if scheme == "file":
+        return Location("", os.path.abspath(path))
+    if ":" in authority.rpartition("@")[0] or any("key" in option.lower() for option in options):
+        raise ConfigurationError(
+            f"an input of scheme {scheme}:// holds a key or password. Put it into the environment (for s3: "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY): an input is written to run.json and to logs."
+        )
+    file_system = (
+        f"{scheme}://{authority}{'/' if scheme == 'hdfs' else ''}{''.join('?' + o for o in options)}"
+    )
+    root = connect(file_system)[1].rstrip("/")
+    return Location(file_system, f"{root}/{path.lstrip('/')}".rstrip("/") or "/")
+
+
+def explain(error: Exception, location: Location, doing: str) -> NmfDaskError:
+    """The error to raise for one that a file system raised: bad input, or worth another try."""
+    what = f"cannot {doing} {location}"
+    if isinstance(error, FileNotFoundError) or _ABSENT.search(str(error)):
+        return InputDataError(f"{what}: it does not exist")
+    if isinstance(error, PermissionError) or _DENIED.search(str(error)):
+        who = "this user may not" if location.is_local else "the credentials in the environment may not"
+        return InputDataError(f"{what}: {who} ({_cause(error)}). Grant read access, or leave it out.")
+    if isinstance(error, UnicodeError):
+        return InputDataError(f"{what}: its name is not valid UTF-8. Rename it.")
+    return RetryableError(f"{what}: {_cause(error)}")
+
+
+def find_files(text: str) -> list[Found]:
+    """Files of one input in the order of their names; a path that exists is never taken for a glob.
+
+    A folder means every file below it that ends in .parquet, .pq or .parq; what begins with `.` or `_` is
+    never looked at. A glob takes the files it matches whatever their suffix (`**` is any depth) and all of
+    a folder it matches.
+    """
+    location = parse(text)
+    try:
+        kind = location.handler.get_file_info(location.path).type
+        if kind == fs.FileType.Directory:
+            return _in_folder(text, location)
+        if kind != fs.FileType.NotFound:
+            return [Found(location, os.path.basename(location.path))]
+        if _WILDCARD.search(location.path):
+            return _in_glob(text, location)
+    except (OSError, UnicodeError) as error:
+        raise explain(error, location, "look at") from None
+    if os.path.islink(location.path) and location.is_local:
+        raise InputDataError(
+            f"input {text}: it is a link to {os.readlink(location.path)}, which does not exist"
+        )
+    raise InputDataError(f"input {text}: {location} does not exist")
+
+
+def _in_folder(text: str, folder: Location) -> list[Found]:
+    _refuse_table(text, folder)
+    files = list(_walk(folder))
+    found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    if found:
+        return found
+    raise InputDataError(
+        f"input {text}: no Parquet file in the folder {folder}: "
+        + (
+            f"{len(files)} files, the first of them {files[0].name}, none with an end of .parquet, .pq or "
+            f".parq. If they are Parquet all the same, name them by a glob, such as {text.rstrip('/')}/*"
+            if files
+            else "it holds no file (names that begin with . or _ are not looked at)"
+        )
+    )
+
+
+def _in_glob(text: str, location: Location) -> list[Found]:
+    parts = location.path.split("/")
+    fixed = list(takewhile(lambda part: not _WILDCARD.search(part), parts))
+    folder = Location(location.file_system, "/".join(fixed) or "/")
+    pattern = parts[len(fixed) :]
+    if location.handler.get_file_info(folder.path).type != fs.FileType.Directory:
+        raise InputDataError(f"input {text}: no file matches, {folder} is not a folder")
+    found = [file for file in _walk(folder, pattern) if _selected(file.name, pattern)]
+    if not found:
+        raise InputDataError(
+            f"input {text}: no file matches below {folder} (names that begin with . or _ are not looked at)"
+        )
+    return found
+
+
+def _selected(name: str, pattern: list[str]) -> bool:
+    parts = name.split("/")
+    if pattern[-1] != "**" and _matches(parts, pattern):
+        return True
+    inside = any(_matches(parts[:depth], pattern) for depth in range(len(parts)))
+    return inside and name.lower().endswith(SUFFIXES)
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[depth:], pattern[1:]) for depth in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _walk(folder: Location, pattern: list[str] | None = None) -> Iterator[Found]:
+    """Visible files below a folder by name; folders that cannot lead to a match are not entered."""
+    walk = _walk_local(folder.path, pattern or []) if folder.is_local else _walk_remote(folder)
+    for name in sorted(walk):
+        yield Found(Location(folder.file_system, f"{folder.path.rstrip('/')}/{name}"), name)
+
+
+def _walk_local(root: str, pattern: list[str]) -> Iterator[str]:
+    # Not Arrow's walk: it follows a link that leads up to itself forty times.
+    entered: set[str] = set()
+    wanted = list(takewhile(lambda part: part != "**", pattern))
+
+    def fail(error: OSError) -> None:
+        raise explain(error, Location("", str(error.filename)), "list")
+
+    for path, folders, names in os.walk(root, followlinks=True, onerror=fail):
+        inner = os.path.relpath(path, root)
+        parts = [] if inner == "." else inner.split("/")
+        real = os.path.realpath(path)
+        if real in entered or not all(map(fnmatchcase, parts, wanted)):
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(filter(_visible, folders))
+        yield from ("/".join([*parts, name]) for name in names if _visible(name))
+
+
+def _walk_remote(folder: Location) -> Iterator[str]:
+    for info in folder.handler.get_file_info(fs.FileSelector(folder.path, recursive=True)):
+        name = info.path.removeprefix(folder.path).lstrip("/")
+        if info.type == fs.FileType.File and all(map(_visible, name.split("/"))):
+            yield name
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith((".", "_"))
+
+
+def _refuse_table(text: str, folder: Location) -> None:
+    logs = [f"{folder.path}/{log}" for log in _TABLE_LOGS]
+    for log, info in zip(_TABLE_LOGS.values(), folder.handler.get_file_info(logs), strict=True):
+        if info.type == fs.FileType.Directory:
+            raise InputDataError(
+                f"input {text}: this folder is a {log} table, which may hold files that are no longer part "
+                "of it. List the files of its present version (deltalake: DeltaTable(path).file_uris()), or "
+                "export it."
+            )
+
+
+def _cause(error: BaseException) -> str:
+    """The first sentence of an error of Arrow or of an object store: the rest repeats it, or is addresses."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = re.split(r"; Details:|\. Detail:| \(Request ID", text, maxsplit=1)[0]
+    return re.sub(r"^\[Errno \d+\] ", "", text).strip().rstrip(".")[:300]

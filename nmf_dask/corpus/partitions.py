@@ -1,0 +1,131 @@
+"""How row groups become partitions: a pure plan over frozen types, no file is touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nmf_dask.corpus.locations import Location
+
+MIB = 2**20
+# A small corpus still becomes this many partitions, so that there is something to do in parallel. The number
+# depends on the corpus alone: the result must not depend on the number of workers.
+FEWEST_PARTITIONS = 16
+# Below this a partition's tasks cost about as much as its work.
+SMALLEST_TARGET = 4 * MIB
+# A piece of a row group starts with decoding everything before it in that row group (Parquet has no way in
+# through pyarrow), at about five times the speed of counting. So only a row group that is large is cut, and
+# not into small pieces.
+LARGEST_UNCUT = 32 * MIB
+SMALLEST_CUT = 16 * MIB
+# W of a partition takes rows x k floats, however short the texts are.
+MAX_ROWS = 2**20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One Parquet file of the corpus, as it was when the corpus was opened.
+
+    `name` is its path below the input it was found in, `size` its bytes, `digest` that of its footer.
+    """
+
+    location: Location
+    name: str
+    size: int
+    n_rows: int
+    digest: str
+
+    def __str__(self) -> str:
+        return str(self.location)
+
+
+class RowGroup(NamedTuple):
+    """What a footer says of one row group: its number in the file, rows, and uncompressed bytes of text."""
+
+    file: SourceFile
+    number: int
+    n_rows: int
+    text_bytes: int
+
+
+class Piece(NamedTuple):
+    """Rows `start` to `stop` (exclusive) of one row group."""
+
+    file: SourceFile
+    row_group: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A run of the corpus's rows that is read, counted and factorized as one.
+
+    `first_row` is the number of its first row in the corpus; `text_bytes` is the footers' estimate.
+    """
+
+    index: int
+    pieces: tuple[Piece, ...]
+    n_rows: int
+    first_row: int
+    text_bytes: int
+
+    def __str__(self) -> str:
+        first, last = self.pieces[0], self.pieces[-1]
+        where = f"{first.file}, row group {first.row_group}"
+        if (first.file, first.row_group) != (last.file, last.row_group):
+            where += f", to {last.file}, row group {last.row_group}"
+        size = f"{self.n_rows:,} rows, {self.text_bytes / MIB:,.1f} MiB of text"
+        return f"partition {self.index} ({where}; {size})"
+
+
+def target_bytes(total_text_bytes: int, partition_bytes: int) -> int:
+    """Text bytes that a partition of a corpus of this size aims at."""
+    return min(partition_bytes, max(SMALLEST_TARGET, -(-total_text_bytes // FEWEST_PARTITIONS)))
+
+
+def plan_partitions(
+    row_groups: Sequence[RowGroup], partition_bytes: int, max_rows: int = MAX_ROWS
+) -> tuple[Partition, ...]:
+    """Pack consecutive row groups into partitions of about the target; every row once, order kept.
+
+    A partition never has more than `max_rows` rows, and never more text than the larger of twice the target
+    and `LARGEST_UNCUT`, save where a single document has (by the footers, which take rows of a row group to
+    be of equal length).
+    """
+    total = sum(group.text_bytes for group in row_groups)
+    target = target_bytes(total, partition_bytes)
+    share = total / max(1, -(-total // target))
+    partitions: list[Partition] = []
+    pieces: list[Piece] = []
+    n_bytes = n_rows = first_row = 0
+
+    def close() -> None:
+        partitions.append(Partition(len(partitions), tuple(pieces), n_rows, first_row, n_bytes))
+
+    for piece, piece_bytes in _cut(row_groups, target, max_rows):
+        piece_rows = piece.stop - piece.start
+        # Half of the piece: the cut falls on whichever side of it is nearer to the target.
+        if pieces and (n_bytes + piece_bytes / 2 > share or n_rows + piece_rows > max_rows):
+            close()
+            pieces, first_row, n_bytes, n_rows = [], first_row + n_rows, 0, 0
+        pieces.append(piece)
+        n_bytes += piece_bytes
+        n_rows += piece_rows
+    if pieces:
+        close()
+    return tuple(partitions)
+
+
+def _cut(row_groups: Sequence[RowGroup], target: int, max_rows: int) -> Iterator[tuple[Piece, int]]:
+    """Row groups in order, those too large in equal ranges of rows, each with its text bytes."""
+    for group in row_groups:
+        parts = -(-group.n_rows // max_rows)
+        if group.text_bytes > max(2 * target, LARGEST_UNCUT):
+            parts = max(parts, -(-group.text_bytes // max(target, SMALLEST_CUT)))
+        parts = min(parts, group.n_rows)
+        for part in range(parts):
+            start, stop = (group.n_rows * edge // parts for edge in (part, part + 1))
+            low, high = (group.text_bytes * edge // parts for edge in (part, part + 1))
+            yield Piece(group.file, group.number, start, stop), high - low
