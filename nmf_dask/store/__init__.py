@@ -5,16 +5,19 @@ from nmf_dask.store.folder import Folder, MissingFileError
 from nmf_dask.store.lock import ModelLock
 from nmf_dask.store.runs import FORMAT_VERSION, ModelFolder, RunFolder, open_run, run_id
 from nmf_dask.store.tables import (
+    H_FEATURES,
     check_id_name,
     convergence_table,
     h_table,
     top_features,
     topics_table,
     w_table,
+    weights_of,
 )
 
 __all__ = [
     "FORMAT_VERSION",
+    "H_FEATURES",
     "Folder",
     "MissingFileError",
     "ModelFolder",
@@ -30,5 +33,6 @@ __all__ = [
     "top_features",
     "topics_table",
     "w_table",
+    "weights_of",
     "write_arrays",
 ]

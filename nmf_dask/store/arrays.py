@@ -53,15 +53,15 @@ def read_arrays(file: Folder) -> dict[str, NDArray[Any]]:
     Raises StageDamaged where the file is missing, incomplete or not a staged file.
     """
     try:
-        with reported("read", file.uri):
-            return _arrays_of(_source(file), file.uri)
+        with reported("read", str(file)):
+            return _arrays_of(_source(file), str(file))
     except StageDamaged:
         raise
     except MissingFileError as error:
-        raise StageDamaged(f"{file.uri} is missing") from error
+        raise StageDamaged(f"{file} is missing") from error
     except (InputDataError, ValueError, KeyError, TypeError) as error:
         raise StageDamaged(
-            f"{file.uri} is incomplete or not a staged file ({error.__cause__ or error})"
+            f"{file} is incomplete or not a staged file ({error.__cause__ or error})"
         ) from error
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from nmf_dask.config import redact
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 
 ROW_GROUP_BYTES = 32 * 2**20
@@ -25,7 +26,7 @@ ROW_GROUP_BYTES = 32 * 2**20
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)/*([^?]*)(\?.*)?")
 _REFUSED = re.compile(
     "access.?denied|forbidden|unauthori|permission|no.such.bucket|bucket.not.found|credential|invalid.?access.?key"
-    "|signature",
+    "|signature|unable to load",
     re.IGNORECASE,
 )
 
@@ -59,7 +60,7 @@ def _translated(error: OSError | pa.ArrowException, what: str) -> NmfDaskError:
         return InputDataError(f"{what}: permission denied. Check who owns it, or choose another place")
     if number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return InputDataError(f"{what}: a file stands where a folder is needed, or the reverse")
-    detail = " ".join(str(error).split())
+    detail = redact(" ".join(str(error).split()))
     foreign = "is a directory" in detail or "thrift" in detail.lower() or "parquet" in detail.lower()
     if foreign or not isinstance(error, OSError):
         return InputDataError(f"{what}: it is damaged or not the format it should be ({detail})")
@@ -90,7 +91,8 @@ class Folder:
         return Folder(f"{path.rstrip('/')}/{name}{query}")
 
     def __str__(self) -> str:
-        return self.uri
+        """The path or URI for messages: without credentials, should the URI carry some."""
+        return redact(self.uri)
 
     @property
     def name(self) -> str:
@@ -131,7 +133,7 @@ class Folder:
 
     def info(self) -> pafs.FileInfo:
         """Type, size and time of last change."""
-        with reported("look at", self.uri):
+        with reported("look at", str(self)):
             return self.fs.get_file_info(self.path)
 
     def exists(self) -> bool:
@@ -140,7 +142,7 @@ class Folder:
 
     def list(self) -> tuple[str, ...]:
         """Names in this folder, sorted; none where it does not exist."""
-        with reported("list", self.uri):
+        with reported("list", str(self)):
             found = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return tuple(sorted(info.base_name for info in found))
 
@@ -149,7 +151,7 @@ class Folder:
         info = self.info()
         if info.type != pafs.FileType.Directory:
             return int(info.size or 0)
-        with reported("list", self.uri):
+        with reported("list", str(self)):
             found = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True, recursive=True))
         return sum(int(one.size or 0) for one in found)
 
@@ -159,7 +161,7 @@ class Folder:
         if kind == pafs.FileType.NotFound:
             return
         try:
-            with reported("delete", self.uri):
+            with reported("delete", str(self)):
                 (self.fs.delete_dir if kind == pafs.FileType.Directory else self.fs.delete_file)(self.path)
         except MissingFileError:
             return  # somebody else was faster
@@ -167,7 +169,7 @@ class Folder:
     def make(self) -> None:
         """Create the folder where the file system has folders; object stores have none."""
         if self.is_local:
-            with reported("create", self.uri):
+            with reported("create", str(self)):
                 os.makedirs(self.uri, exist_ok=True)
 
     @contextmanager
@@ -177,7 +179,7 @@ class Folder:
         What stood there is replaced by another file, never cut short: a process that has it mapped would die.
         """
         if not self.is_local:
-            with reported("write", self.uri):
+            with reported("write", str(self)):
                 try:
                     with self.fs.open_output_stream(self.path) as stream:
                         yield stream
@@ -188,7 +190,7 @@ class Folder:
                     raise
             return
         self.parent.make()
-        with reported("write", self.uri):
+        with reported("write", str(self)):
             descriptor = self._new_file()
             try:
                 # By its descriptor: the name may meanwhile belong to another writer.
@@ -219,7 +221,7 @@ class Folder:
 
     def read_bytes(self) -> bytes:
         """Content of this file; MissingFileError where there is none."""
-        with reported("read", self.uri), self.fs.open_input_stream(self.path, compression=None) as stream:
+        with reported("read", str(self)), self.fs.open_input_stream(self.path, compression=None) as stream:
             return bytes(stream.read())
 
     def write_json(self, value: Mapping[str, Any]) -> None:
@@ -233,9 +235,9 @@ class Folder:
         try:
             value = json.loads(data)
         except ValueError as error:
-            raise InputDataError(f"{self.uri} is not JSON ({error}): damaged, or half written") from error
+            raise InputDataError(f"{self} is not JSON ({error}): damaged, or half written") from error
         if not isinstance(value, dict):
-            raise InputDataError(f"{self.uri} holds {type(value).__name__}, not an object")
+            raise InputDataError(f"{self} holds {type(value).__name__}, not an object")
         return value
 
     def write_parquet(self, table: pa.Table) -> None:
@@ -248,12 +250,12 @@ class Folder:
 
     def read_parquet(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of one Parquet file, whole or only some columns; InputDataError where it is damaged."""
-        with reported("read", self.uri), self.fs.open_input_file(self.path) as source:
+        with reported("read", str(self)), self.fs.open_input_file(self.path) as source:
             file = pq.ParquetFile(source)
             absent = [name for name in columns or () if name not in file.schema_arrow.names]
             if absent:
                 raise InputDataError(
-                    f"{self.uri} has no column {', '.join(absent)}; its columns are "
+                    f"{self} has no column {', '.join(absent)}; its columns are "
                     f"{', '.join(file.schema_arrow.names)}"
                 )
             return file.read(columns=None if columns is None else [*columns])
@@ -268,13 +270,13 @@ def _absolute(uri: str) -> str:
     if match is None:
         if "://" in uri:
             raise ConfigurationError(
-                f"{uri} is not a URI; write scheme://place/path, such as s3://bucket/model"
+                f"{redact(uri)} is not a URI; write scheme://place/path, such as s3://bucket/model"
             )
         return os.path.abspath(os.path.expanduser(uri))
     scheme, authority, rest, query = match.groups()
     if scheme.lower() == "file":
         if authority not in ("", "localhost"):
-            raise ConfigurationError(f"{uri} names the host {authority}; a file URI is file:///path")
+            raise ConfigurationError(f"{redact(uri)} names the host {authority}; a file URI is file:///path")
         return os.path.abspath("/" + unquote(rest))
     return f"{scheme}://{authority}/{rest}".rstrip("/") + (query or "")
 
@@ -290,11 +292,12 @@ def _split_query(uri: str) -> tuple[str, str]:
 def _file_system(root: str, uri: str, process: int) -> tuple[pafs.FileSystem, str]:
     """The process is part of the key, because a forked child must not use its parent's connections."""
     try:
-        with reported("reach", uri):
+        with reported("reach", redact(uri)):
             fs, path = pafs.FileSystem.from_uri(root)
     except InputDataError as error:
         raise ConfigurationError(
-            f"{uri} cannot be used; give a local path or a URI of s3, gs, abfs or hdfs ({error.__cause__})"
+            f"{redact(uri)} cannot be used; give a local path or a URI of s3, gs, abfs or hdfs "
+            f"({redact(str(error.__cause__))})"
         ) from error
     return fs, path
 

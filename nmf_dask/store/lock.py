@@ -73,7 +73,7 @@ class ModelLock:
     def _take_local(self) -> None:
         self._file.parent.make()
         while True:
-            with reported("write", self._file.uri):
+            with reported("write", str(self._file)):
                 try:
                     descriptor = os.open(self._file.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
                 except FileExistsError:

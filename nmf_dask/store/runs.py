@@ -229,12 +229,12 @@ class ModelFolder:
         """
         kind = self.folder.info().type
         if kind == pafs.FileType.File:
-            raise InputDataError(f"{self.uri} is a file; give a new or empty folder, or a model folder")
+            raise InputDataError(f"{self.folder} is a file; give a new or empty folder, or a model folder")
         names = [name for name in self.folder.list() if not name.startswith(".") and name != "lost+found"]
         if names and not self.is_model():
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
             raise InputDataError(
-                f"{self.uri} is neither empty nor a model folder: it holds {shown}. Give a new folder"
+                f"{self.folder} is neither empty nor a model folder: it holds {shown}. Give a new folder"
             )
         if self.folder.is_local:
             _check_writable(self.uri)
@@ -275,11 +275,11 @@ class ModelFolder:
 
     def _nothing(self, others: list[str]) -> str:
         if others:
-            return f"{self.uri} holds no finished run ({'; '.join(others[-5:])}). Run the fit again"
+            return f"{self.folder} holds no finished run ({'; '.join(others[-5:])}). Run the fit again"
         if not self.folder.exists():
-            return f"there is no model at {self.uri}: it does not exist"
+            return f"there is no model at {self.folder}: it does not exist"
         names = ", ".join(self.folder.list()[:5]) or "nothing"
-        return f"{self.uri} is not a model folder: it holds {names}. Give what fit wrote, or one of its runs"
+        return f"{self.folder} is not a model folder: it holds {names}. Give what fit wrote"
 
 
 def _fate(told: Mapping[str, Any]) -> str:

@@ -26,6 +26,17 @@ CONVERGENCE = pa.schema(
         ("rounds", pa.int32()),
     ]
 )
+H_FEATURES = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("bucket", pa.int64()),
+        ("term", pa.string()),
+        ("document_frequency", pa.int64()),
+        ("idf", pa.float64()),
+        ("term_share", pa.float32()),
+    ]
+)
+"""The columns of H before its weights."""
 W_COLUMNS = ("topic", "weights")
 
 
@@ -60,7 +71,7 @@ def w_table(
 
 def h_table(vocabulary: Vocabulary, H: NDArray[np.float32]) -> pa.Table:
     """H as one row a feature: the vocabulary's columns and `weights`, from `H` float32 (k, m)."""
-    table = vocabulary.to_table()
+    table = vocabulary.to_table().cast(H_FEATURES)
     if H.shape[1] != table.num_rows:
         raise ValueError(f"H has {H.shape[1]} columns and the vocabulary {table.num_rows} features")
     return table.append_column("weights", weights_column(H.T))
@@ -98,3 +109,20 @@ def weights_column(rows: NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(
         pa.array(flat), type=pa.list_(pa.field("item", pa.float32()), rows.shape[1])
     )
+
+
+def weights_of(table: pa.Table, k: int) -> NDArray[np.float32]:
+    """The matrix (rows, k) of a table of W or H; ValueError that says what else the column holds."""
+    if "weights" not in table.column_names:
+        raise ValueError(f"no column weights among {', '.join(table.column_names)}")
+    column = table["weights"]
+    expected = pa.list_(pa.field("item", pa.float32()), k)
+    if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != k:
+        raise ValueError(f"weights are {column.type} where {expected} is expected")
+    flat = pa.concat_arrays([pa.array([], pa.float32()), *(chunk.flatten() for chunk in column.chunks)])
+    if len(flat) != k * table.num_rows or flat.null_count:
+        raise ValueError("weights have nulls")
+    weights: NDArray[np.float32] = flat.to_numpy().reshape(-1, k)
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("weights are negative or not finite")
+    return weights

@@ -1,0 +1,167 @@
+"""A fitted model, read from its run's folder: its topics, its H, and W for new documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nmf_dask.config import ModelSettings, VectorizerSettings
+from nmf_dask.errors import InputDataError
+from nmf_dask.store import H_FEATURES, Folder, RunFolder, open_run, top_features, weights_of
+from nmf_dask.vocabulary import Vocabulary
+
+SLICE_ROWS = 1 << 15
+"""Documents that `transform` counts and weighs at a time: what it needs beside W does not grow with n."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic: its number, its share of the corpus, its terms with their weights, the largest first."""
+
+    topic: int
+    share: float
+    terms: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TopicModel:
+    """A finished run in memory."""
+
+    uri: str
+    """The run's own folder."""
+    run: dict[str, Any]
+    """Content of run.json."""
+    vectorizer_settings: VectorizerSettings
+    """How the run turned strings into terms."""
+    model_settings: ModelSettings
+    """How the run factorized."""
+    vocabulary: Vocabulary
+    H: NDArray[np.float32]
+    """(k, m), topics by features; read-only."""
+
+    @classmethod
+    def load(cls, uri: str) -> TopicModel:
+        """Read the model that a path or URI means: a model folder (its last run) or one run's folder.
+
+        Raises InputDataError where there is no finished run, where it has another format version, and where
+        a part of H is missing or damaged (the message names the file); RetryableError where the store does
+        not answer.
+        """
+        folder = open_run(uri)
+        run = folder.read_run()
+        vectorizer, settings, n_documents, n_features = _told(folder, run)
+        table, weights = _read_H(folder, settings.n_components, n_features)
+        H = np.ascontiguousarray(weights.T)
+        H.flags.writeable = False
+        return cls(
+            uri=folder.folder.uri,
+            run=run,
+            vectorizer_settings=vectorizer,
+            model_settings=settings,
+            vocabulary=Vocabulary.from_table(table, n_documents),
+            H=H,
+        )
+
+    @property
+    def n_components(self) -> int:
+        """Topics (k)."""
+        return len(self.H)
+
+    @property
+    def reconstruction_err(self) -> float:
+        """Of the fit, over the whole corpus: the square root of twice the beta-divergence."""
+        told = self.run.get("reconstruction_err")
+        return float("nan") if told is None else float(told)
+
+    def topics(self, n: int = 10) -> list[Topic]:
+        """The topics in the order of their numbers, with at most `n` terms each; a weight of zero is no term.
+
+        The share is NaN where the run does not tell it.
+        """
+        shares = {int(one["topic"]): float(one["share"]) for one in self.run.get("topics") or ()}
+        top = top_features(self.H, n)
+        term = self.vocabulary.term
+        return [
+            Topic(
+                topic=topic,
+                share=shares.get(topic, float("nan")),
+                terms=tuple((term[int(j)].as_py(), float(row[j])) for j in top[topic] if row[j] > 0),
+            )
+            for topic, row in enumerate(self.H)
+        ]
+
+    def transform(self, texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
+        """W (n, k) float32 of new documents under this H, with the run's own vocabulary and idf.
+
+        As scikit-learn's NMF.transform of the same H. A null is an empty document; a document with no known
+        term gets a row of zeros. Raises TypeError for one string instead of several.
+        """
+        from nmf_dask.factorization import fold_in
+        from nmf_dask.initialization import pad_H
+        from nmf_dask.text import count_texts
+        from nmf_dask.vocabulary import weigh
+
+        documents = _documents(texts)
+        HT = pad_H(self.H)
+        W = np.zeros((len(documents), self.n_components), np.float32)
+        for start in range(0, len(documents), SLICE_ROWS):
+            counts = count_texts(documents.slice(start, SLICE_ROWS), self.vectorizer_settings)
+            X = weigh(counts, self.vocabulary, self.vectorizer_settings)
+            W[start : start + SLICE_ROWS] = fold_in(X, HT, self.model_settings)[:, : self.n_components]
+        return W
+
+
+def _documents(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if isinstance(texts, str | bytes):
+        raise TypeError("transform takes a sequence of documents, not one string; put it into a list")
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        return texts
+    return pa.array(texts, pa.large_string())
+
+
+def _told(folder: RunFolder, run: dict[str, Any]) -> tuple[VectorizerSettings, ModelSettings, int, int]:
+    """What run.json must tell: settings of vectorizer and model, documents, features."""
+    try:
+        config = run["config"]
+        # As JSON, where a list stands for a tuple.
+        vectorizer = VectorizerSettings.model_validate_json(json.dumps(config["vectorizer"]))
+        model = ModelSettings.model_validate_json(json.dumps(config["model"]))
+        return vectorizer, model, int(run["n_documents"]), int(run["n_features"])
+    except (KeyError, TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())
+        raise InputDataError(
+            f"{folder.folder / 'run.json'} does not tell what a model needs ({detail}): it was changed, or "
+            "written by another version. Restore it, or fit again"
+        ) from error
+
+
+def _read_H(folder: RunFolder, k: int, m: int) -> tuple[pa.Table, NDArray[np.float32]]:
+    """The features (m rows, in order) and their weights (m, k)."""
+    files = folder.h_parts()
+    features, weights = zip(*(_h_part(file, k) for file in files), strict=True)
+    table = pa.concat_tables(features)
+    number = table["feature"].to_numpy()
+    if len(number) != m or not np.array_equal(number, np.arange(m)):
+        raise InputDataError(
+            f"the parts of H in {files[0].parent} hold {len(number)} features where run.json tells of {m}, or "
+            "not in order: a part is missing or from another run. Restore it, or delete "
+            f"{folder.folder} and fit again"
+        )
+    return table, np.concatenate(weights)
+
+
+def _h_part(file: Folder, k: int) -> tuple[pa.Table, NDArray[np.float32]]:
+    table = file.read_parquet()
+    try:
+        weights = weights_of(table, k)
+        return table.select(H_FEATURES.names).cast(H_FEATURES), weights
+    except (KeyError, ValueError) as error:
+        raise InputDataError(
+            f"{file} is not a part of this H ({error.args[0]}). Restore it, or fit again"
+        ) from error
