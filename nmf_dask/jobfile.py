@@ -69,7 +69,7 @@ def read_job_file(path: str | os.PathLike[str]) -> list[Given]:
     """The keys of a TOML job file; ConfigurationError, with the line, where it cannot be read."""
     name = os.fspath(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigurationError(f"job file {name} does not exist (looked in {Path.cwd()})") from None
     except OSError as error:

@@ -64,6 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
     0: done; 2: wrong usage or configuration; 65: wrong input data; 75: worth another try; 1: a bug.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    arguments = arguments or ["--help"]
     console = Console.guess(arguments, os.environ)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a term the terminal cannot write must not end the job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -48,10 +49,11 @@ def command(
     from nmf_dask.cli.options import given_on_command_line
     from nmf_dask.cli.results import print_fit
     from nmf_dask.demo import run_demo
-    from nmf_dask.jobfile import resolve
+    from nmf_dask.jobfile import read_environment, resolve
 
     console.verbosity = verbose - quiet
-    given = given_on_command_line({"run__log_format": run__log_format}, ())
+    given = [item for item in read_environment(os.environ) if item.key == "run.log_format"]
+    given += given_on_command_line({"run__log_format": run__log_format}, ())
     console.log_format = resolve(given).settings.run.log_format
     with display(console.log_format, console.verbosity) as observer:
         result = run_demo(output, newsgroups, observer)

@@ -16,6 +16,7 @@ from nmf_dask.observer import Observer, Pass
 
 # Seconds between two lines of progress; a log of a whole night stays short.
 INTERVAL = 10.0
+_WRITERS = frozenset({"bokeh", "dask", "distributed", "tornado"})
 
 Clock = Callable[[], float]
 
@@ -64,6 +65,7 @@ class LineDisplay(Observer):
 
     def connected(self, workers: int, threads: int, dashboard: str | None) -> None:
         """Say where the job runs."""
+        adopt_loggers()
         self.inform(connection(workers, threads, dashboard))
 
     def stage(self, name: str, total: int | None = None) -> None:
@@ -120,7 +122,11 @@ class LineDisplay(Observer):
         self._write(text_line(level, redact(message)))
 
     def _write(self, line: str) -> None:
-        print(line, file=self.out, flush=True)
+        try:
+            self.out.write(f"{line}\n")
+            self.out.flush()
+        except BrokenPipeError:
+            pass  # nobody reads the log any more, which is no reason to end the job
 
 
 class JsonDisplay(LineDisplay):
@@ -128,6 +134,7 @@ class JsonDisplay(LineDisplay):
 
     def connected(self, workers: int, threads: int, dashboard: str | None) -> None:
         """Event "connected"."""
+        adopt_loggers()
         self._event("connected", workers=workers, threads=threads, dashboard=dashboard)
 
     def warn(self, message: str, **fields: Any) -> None:
@@ -189,6 +196,14 @@ class _ToDisplay(logging.Handler):
             self._shown.warn(message)
         else:
             self._shown.inform(message)
+
+
+def adopt_loggers() -> None:
+    """Take the handlers from loggers that write to stderr on their own, as Dask's do once it is imported."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in _WRITERS:
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Console:
     def guess(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> Console:
         """From unparsed arguments: an error in them must already be in the format they ask for."""
         chosen = environ.get(_LOG_FORMAT, "text")
-        for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        for argument, value in zip(arguments, [*arguments, ""][1:], strict=True):
             if argument == "--log-format":
                 chosen = value
             elif argument.startswith("--log-format="):

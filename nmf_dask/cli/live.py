@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nmf_dask.cli.display import Clock, LineDisplay, connection
+from nmf_dask.cli.display import Clock, LineDisplay, adopt_loggers, connection
 from nmf_dask.config import redact
 from nmf_dask.observer import Pass
 
@@ -47,6 +47,7 @@ class LiveDisplay(LineDisplay):
 
     def connected(self, workers: int, threads: int, dashboard: str | None) -> None:
         """Keep it in view below the bar."""
+        adopt_loggers()
         self._connection = connection(workers, threads, dashboard)
 
     def advance(self, done: int, n_bytes: int = 0) -> None:

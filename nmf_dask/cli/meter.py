@@ -30,6 +30,7 @@ class Meter:
         self.total = total
         self.done = 0
         self.n_bytes = 0
+        self._done_before = 0
         self.last: Pass | None = None
         self.before_last: Pass | None = None
         self._began = self._clock()
@@ -42,6 +43,8 @@ class Meter:
 
     def passed(self, row: Pass) -> None:
         """A pass is over."""
+        if self.last is None:  # a resumed fit goes on at the pass after its checkpoint
+            self._done_before = row.iteration - 1
         self.before_last, self.last = self.last, row
         self.done = max(self.done, row.iteration)
 
@@ -56,9 +59,10 @@ class Meter:
 
     def seconds_left(self) -> float | None:
         """At the pace so far; None where the total or the pace is unknown."""
-        if self.total is None or self.done < 1:
+        here = self.done - self._done_before
+        if self.total is None or here < 1:
             return None
-        return max(0.0, (self.total - self.done) * self.seconds() / self.done)
+        return max(0.0, (self.total - self.done) * self.seconds() / here)
 
     def size_told(self) -> str:
         """Such as: , 64 partitions."""
@@ -90,8 +94,9 @@ class Meter:
             return ""
         if self.n_bytes:
             return f"{self.n_bytes / 1e6 / seconds:.1f} MB/s"
-        if self.unit == "passes" and self.done:
-            pace = self.done / seconds
+        here = self.done - self._done_before
+        if self.unit == "passes" and here > 0:
+            pace = here / seconds
             return f"{pace:.1f} passes/s" if pace >= 1 else f"{1 / pace:.1f} s a pass"
         return ""
 

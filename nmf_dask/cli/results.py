@@ -82,7 +82,7 @@ def _csv(topics: Sequence[Topic]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["topic", "share", "rank", "term", "weight"])
     for topic in topics:
-        for rank, (term, weight) in enumerate(topic.terms):
+        for rank, (term, weight) in enumerate(topic.terms, 1):
             table.writerow([topic.topic, float(topic.share), rank, term, float(weight)])
     return text.getvalue()
 
