@@ -1,0 +1,73 @@
+"""The sparse matrix of a block, as kernels take it, and the few ways in and out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+
+class Csr(NamedTuple):
+    """A block of n documents by `n_columns` features in compressed rows; rows are sorted by column."""
+
+    indptr: NDArray[np.int64]
+    """(n + 1,): row p is `indices[indptr[p]:indptr[p + 1]]`, and the same of `data`."""
+    indices: NDArray[np.int32]
+    """(nnz,): columns, ascending within a row, each at most once."""
+    data: NDArray[np.float32]
+    """(nnz,): weights."""
+    n_columns: int
+
+    @property
+    def n_rows(self) -> int:
+        """Documents of the block, empty ones too."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries."""
+        return len(self.data)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three arrays."""
+        return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
+
+
+def read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Give `array` as an aligned, C-contiguous, read-only view; it is copied only where it is not so already.
+
+    Numba compiles anew for writable, read-only and unaligned arrays, and what a worker receives over the
+    network may be any of them: a kernel that is always called through this is compiled once.
+    """
+    view = np.require(array, dtype, ["C", "A"]).view()
+    view.flags.writeable = False
+    return view
+
+
+def to_scipy(X: Csr) -> csr_array:
+    """Give X as a SciPy array (n, m) that shares its memory where SciPy allows it."""
+    from scipy.sparse import csr_array
+
+    matrix = csr_array((X.data, X.indices, X.indptr), shape=(X.n_rows, X.n_columns))
+    matrix.has_sorted_indices = True
+    matrix.has_canonical_format = True
+    return matrix
+
+
+def from_scipy(matrix: Any) -> Csr:
+    """Copy any SciPy sparse matrix or dense array (n, m), with sorted rows and duplicates summed."""
+    from scipy.sparse import csr_array
+
+    rows = csr_array(matrix, copy=True)
+    rows.sum_duplicates()
+    return Csr(
+        rows.indptr.astype(np.int64),
+        rows.indices.astype(np.int32),
+        rows.data.astype(np.float32),
+        int(rows.shape[1]),
+    )

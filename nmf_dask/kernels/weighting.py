@@ -1,0 +1,139 @@
+"""Hashed counts to TF-IDF rows, in two compiled passes over a block."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.kernels.compiled import compiled
+
+NORMS = {None: 0, "l1": 1, "l2": 2}
+"""What the kernels take for scikit-learn's names of the norms."""
+
+N_BINS = 128
+
+
+def expected_bins(document_frequency: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Cut the columns (m,) into `N_BINS` ranges of equal document frequency: a row falls into them evenly."""
+    before = np.cumsum(document_frequency) - document_frequency
+    bins: NDArray[np.uint8] = (before * N_BINS // max(1, document_frequency.sum())).astype(np.uint8)
+    return bins
+
+
+@compiled
+def row_ends(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    order: NDArray[np.int64],
+    columns: NDArray[np.int32],
+) -> Any:
+    """Give the indptr (n + 1,), int64, of the rows `order` without the entries whose column is -1."""
+    ends = np.zeros(order.size + 1, np.int64)
+    for p in range(order.size):
+        kept = 0
+        for j in range(indptr[order[p]], indptr[order[p] + 1]):
+            kept += columns[indices[j]] >= 0
+        ends[p + 1] = ends[p] + kept
+    return ends
+
+
+@compiled
+def sort_row(
+    found: NDArray[np.int64],
+    size: int,
+    bins: NDArray[np.uint8],
+    tops: NDArray[np.int64],
+    keys: NDArray[np.int64],
+) -> None:
+    """Set `keys[:size]` to `found[:size]` in ascending order; `tops` (N_BINS + 1,) is scratch.
+
+    Keys go to their column's bin, which leaves almost nothing to the insertion sort that follows: 5 ns a key
+    where Shell's sort alone took 24, and the products with W and H, which then meet the hot rows first,
+    gain 14 % from it in every pass.
+    """
+    tops[:] = 0
+    for s in range(size):
+        tops[bins[found[s] >> 32] + 1] += 1
+    for b in range(N_BINS):
+        tops[b + 1] += tops[b]
+    for s in range(size):
+        b = bins[found[s] >> 32]
+        keys[tops[b]] = found[s]
+        tops[b] += 1
+    # Shell's gaps for the one document that holds everything, whose bins are long.
+    gap = 1
+    while gap < size // 1000:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for s in range(gap, size):
+            key = keys[s]
+            t = s
+            while t >= gap and keys[t - gap] > key:
+                keys[t] = keys[t - gap]
+                t -= gap
+            keys[t] = key
+        gap //= 3
+
+
+@compiled
+def weigh_row(
+    keys: NDArray[np.int64],
+    size: int,
+    idf: NDArray[np.float64],
+    sublinear_tf: bool,
+    norm: int,
+    weights: NDArray[np.float64],
+) -> float:
+    """Set `weights[:size]` to tf times idf and give the factor that brings them to `norm`."""
+    total = 0.0
+    for s in range(size):
+        tf = np.float64(keys[s] & 0xFFFFFFFF)
+        # Most counts are 1, and a logarithm costs more than the rest of the entry.
+        if sublinear_tf and tf != 1.0:
+            tf = 1.0 + np.log(tf)
+        weights[s] = tf * idf[keys[s] >> 32]
+        total += weights[s] * weights[s] if norm == 2 else weights[s]
+    if norm == 0 or total == 0.0:
+        return 1.0
+    return 1.0 / (np.sqrt(total) if norm == 2 else total)
+
+
+@compiled
+def weighed_rows(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    counts: NDArray[np.int32],
+    order: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    idf: NDArray[np.float64],
+    bins: NDArray[np.uint8],
+    sublinear_tf: bool,
+    norm: int,
+) -> Any:
+    """Weigh the rows `order` of counts (n, b) and keep the columns that were selected.
+
+    `columns` (b,) gives the column of each of the block's buckets, or -1; `idf` (m,) its weight; `bins` (m,)
+    is `expected_bins`. Formulas: scikit-learn's TfidfTransformer (`tf = 1 + ln(count)` where `sublinear_tf`,
+    `tf * idf`, then the norm, of `NORMS`, over the kept columns), in float64. Returns indptr int64, indices
+    int32 (ascending within a row) and data float32.
+    """
+    ends = row_ends(indptr, indices, order, columns)
+    out_indices = np.empty(ends[-1], np.int32)
+    out_data = np.empty(ends[-1], np.float32)
+    longest = np.max(np.diff(indptr)) if order.size else 0
+    found, keys, weights = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest)
+    tops = np.empty(N_BINS + 1, np.int64)
+    for p in range(order.size):
+        size = 0
+        for j in range(indptr[order[p]], indptr[order[p] + 1]):
+            column = columns[indices[j]]
+            # Column above, count below: one integer to sort by. Written even if it is to be overwritten: to
+            # guess a branch wrong costs more.
+            found[size] = (np.int64(column) << 32) | np.int64(counts[j])
+            size += column >= 0
+        sort_row(found, size, bins, tops, keys)
+        scale = weigh_row(keys, size, idf, sublinear_tf, norm, weights)
+        for s in range(size):
+            out_indices[ends[p] + s] = keys[s] >> 32
+            out_data[ends[p] + s] = weights[s] * scale
+    return ends, out_indices, out_data

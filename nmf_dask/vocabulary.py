@@ -1,0 +1,279 @@
+"""Which buckets become columns, what they are called and what they weigh: decided on global numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nmf_dask.errors import ConfigurationError, InputDataError
+from nmf_dask.kernels.matrices import Csr, read_only
+from nmf_dask.kernels.weighting import NORMS, expected_bins, weighed_rows
+
+if TYPE_CHECKING:
+    from nmf_dask.config import VectorizerSettings
+    from nmf_dask.text import Counts
+
+MAX_TERMS = 4 * 2**20
+"""Rows of a merged `TermTable.terms` beyond which each bucket keeps its most frequent terms alone."""
+
+_BUCKETS = pa.schema(
+    [("bucket", pa.int32()), ("document_frequency", pa.int64()), ("total_count", pa.int64())]
+)
+_TERMS = pa.schema([("bucket", pa.int32()), ("term", pa.string()), ("document_frequency", pa.int64())])
+
+
+@dataclass(frozen=True)
+class TermTable:
+    """What one partition or many say of their buckets and of the terms in them."""
+
+    buckets: pa.Table
+    """bucket int32, document_frequency int64, total_count int64; ascending; exact, however many merged."""
+    terms: pa.Table
+    """bucket int32, term string, document_frequency int64; ascending by bucket, then by the term's bytes."""
+    n_documents: int
+    """Documents counted, empty ones too."""
+
+    @classmethod
+    def of(cls, counts: Counts) -> TermTable:
+        """Give the table of one partition."""
+        buckets = pa.table(
+            [counts.buckets, counts.document_frequency, counts.total_count],
+            schema=_BUCKETS,
+        )
+        by_bucket_and_term = [("bucket", "ascending"), ("term", "ascending")]
+        terms = counts.terms.select(_TERMS.names).cast(_TERMS)
+        terms = terms.take(pc.sort_indices(terms, by_bucket_and_term))
+        return cls(buckets, _bounded(terms), counts.n_documents)
+
+
+def merge(tables: Sequence[TermTable]) -> TermTable:
+    """Sum tables of disjoint sets of documents; the result is the same whatever tree it is merged in.
+
+    That holds while no table passes `MAX_TERMS` terms. Beyond it `buckets` stays exact, while a term that
+    was dropped from some subtree counts for less than it should in `terms`, and the numbers depend on the
+    shape of the tree: merge in the same tree every time.
+    """
+    buckets = pa.concat_tables([_BUCKETS.empty_table(), *(table.buckets for table in tables)])
+    pending = [_TERMS.empty_table()]
+    for table in tables:
+        pending.append(table.terms)
+        # Not all at once: tables that are at the limit would otherwise need memory for all of them together.
+        if sum(terms.num_rows for terms in pending) > 2 * MAX_TERMS:
+            pending = [_bounded(_summed(pa.concat_tables(pending), ["bucket", "term"]))]
+    return TermTable(
+        _summed(buckets, ["bucket"]),
+        _bounded(_summed(pa.concat_tables(pending), ["bucket", "term"])),
+        sum(table.n_documents for table in tables),
+    )
+
+
+def _summed(table: pa.Table, keys: list[str]) -> pa.Table:
+    """Sum the other columns over equal `keys`, and sort by them."""
+    rest = [name for name in table.column_names if name not in keys]
+    # One thread: with several, the order of the groups depends on their timing.
+    groups = table.group_by(keys, use_threads=False).aggregate([(name, "sum") for name in rest])
+    groups = groups.select([*keys, *(f"{name}_sum" for name in rest)]).rename_columns([*keys, *rest])
+    return groups.sort_by([(key, "ascending") for key in keys])
+
+
+def _bounded(terms: pa.Table) -> pa.Table:
+    """Drop the rare terms of each bucket if there are more than `MAX_TERMS` in all; at least one stays.
+
+    With the default 2^20 buckets the four most frequent terms of each stay. Names stay right in practice: a
+    bucket that is selected owes its document frequency to one term, which is among the four of every
+    subtree that it matters in (frequencies fall like Zipf's law, and terms meet in a bucket at random). A
+    wrong name would need a term that is fifth or worse here and there and still first of all.
+    """
+    if terms.num_rows <= MAX_TERMS:
+        return terms
+    bucket = terms["bucket"].to_numpy()
+    starts = _group_starts(bucket)
+    sizes = np.diff(np.append(starts, len(bucket)))
+    # A stable sort: equal frequencies stay in the order of the terms.
+    by_frequency = np.lexsort((-terms["document_frequency"].to_numpy(), bucket))
+    rank = np.arange(len(bucket)) - np.repeat(starts, sizes)
+    kept = by_frequency[rank < max(1, MAX_TERMS // len(starts))]
+    return terms.take(pa.array(np.sort(kept)))
+
+
+def _group_starts(ascending: NDArray[np.int32]) -> NDArray[np.int64]:
+    return np.flatnonzero(np.diff(ascending, prepend=-1)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The m buckets that became columns, numbered by descending document frequency."""
+
+    bucket: NDArray[np.int64]
+    term: pa.StringArray
+    """The most frequent term of each bucket."""
+    document_frequency: NDArray[np.int64]
+    """Documents of the corpus that hold any term of the bucket."""
+    idf: NDArray[np.float64]
+    term_share: NDArray[np.float32]
+    """The named term's document frequency over the bucket's: 1 where no other term fell into it."""
+    n_documents: int
+
+    def __len__(self) -> int:
+        return len(self.bucket)
+
+    @property
+    def collision_rate(self) -> float:
+        """Share of the features' document frequency that is not the named term's."""
+        named = self.term_share.astype(np.float64) @ self.document_frequency
+        return float(1.0 - named / self.document_frequency.sum())
+
+    def to_table(self) -> pa.Table:
+        """Give H without its weights: feature, bucket, term, document_frequency, idf, term_share."""
+        return pa.table(
+            {
+                "feature": pa.array(np.arange(len(self), dtype=np.int32)),
+                "bucket": pa.array(self.bucket),
+                "term": self.term,
+                "document_frequency": pa.array(self.document_frequency),
+                "idf": pa.array(self.idf),
+                "term_share": pa.array(self.term_share),
+            }
+        )
+
+    @classmethod
+    def from_table(cls, table: pa.Table, n_documents: int) -> Vocabulary:
+        """Read what `to_table` gave, whatever the order of its rows; further columns are ignored."""
+        table = table.select(_FEATURES).sort_by("feature").combine_chunks()
+        return cls(
+            bucket=table["bucket"].to_numpy(),
+            term=pa.concat_arrays([pa.array([], pa.string()), *table["term"].cast(pa.string()).chunks]),
+            document_frequency=table["document_frequency"].to_numpy(),
+            idf=table["idf"].to_numpy(),
+            term_share=table["term_share"].to_numpy(),
+            n_documents=n_documents,
+        )
+
+
+_FEATURES = ["feature", "bucket", "term", "document_frequency", "idf", "term_share"]
+
+
+def select(table: TermTable, settings: VectorizerSettings) -> Vocabulary:
+    """Choose the buckets that become columns, by scikit-learn's rules on the numbers of the whole corpus.
+
+    `min_df` and `max_df` are inclusive; an int counts documents, a float is a share of all documents, empty
+    ones too. Of what they leave, `max_features` keeps the largest total counts; equal ones by higher
+    document frequency, then by the name's bytes (scikit-learn leaves that to its sort). Columns are numbered
+    by descending document frequency, then total count, then ascending bucket. The name of a column is its
+    most frequent term, of equals the first by bytes.
+
+    Raises InputDataError where no bucket is left, or where `max_df` allows fewer documents than `min_df`
+    asks for in a corpus of this size; ConfigurationError where it would in any corpus.
+    """
+    bucket, document_frequency, total_count = (column.to_numpy() for column in table.buckets.columns)
+    lowest, highest = _document_range(table.n_documents, settings)
+    chosen = np.flatnonzero((document_frequency >= lowest) & (document_frequency <= highest))
+    if len(chosen) == 0:
+        raise InputDataError(_nothing_left(document_frequency, table.n_documents, settings))
+    named = _named_rows(table)
+    if settings.max_features is not None and len(chosen) > settings.max_features:
+        candidates = pa.table([total_count[chosen], document_frequency[chosen]], names=["count", "df"])
+        candidates = candidates.append_column("term", table.terms["term"].take(pa.array(named[chosen])))
+        by_count = [("count", "descending"), ("df", "descending"), ("term", "ascending")]
+        # "Unstable" is no matter: terms differ, so no two candidates are equal.
+        chosen = chosen[pc.select_k_unstable(candidates, settings.max_features, by_count).to_numpy()]
+    chosen = chosen[np.lexsort((bucket[chosen], -total_count[chosen], -document_frequency[chosen]))]
+    df = document_frequency[chosen]
+    names = table.terms.take(pa.array(named[chosen])).combine_chunks()
+    return Vocabulary(
+        bucket=bucket[chosen].astype(np.int64),
+        term=pa.concat_arrays(names["term"].chunks),
+        document_frequency=df,
+        idf=_idf(df, table.n_documents, settings),
+        term_share=(names["document_frequency"].to_numpy() / df).astype(np.float32),
+        n_documents=table.n_documents,
+    )
+
+
+def _document_range(n_documents: int, settings: VectorizerSettings) -> tuple[float, float]:
+    """Give the least and the greatest document frequency of a column."""
+    lowest, highest = (
+        setting * n_documents if isinstance(setting, float) else setting
+        for setting in (settings.min_df, settings.max_df)
+    )
+    if highest < lowest:
+        alike = isinstance(settings.min_df, float) == isinstance(settings.max_df, float)
+        raise (ConfigurationError if alike else InputDataError)(
+            f"of {n_documents:,} documents, max_df={settings.max_df} allows a term in {highest:,g} at most, "
+            f"but min_df={settings.min_df} asks for {lowest:,g} at least; lower min_df or raise max_df"
+        )
+    return lowest, highest
+
+
+def _nothing_left(
+    document_frequency: NDArray[np.int64], n_documents: int, settings: VectorizerSettings
+) -> str:
+    if len(document_frequency) == 0:
+        return (
+            f"none of the {n_documents:,} documents holds a term; check that text_column is the right one, "
+            "and token_pattern and stop_words"
+        )
+    lowest, highest = _document_range(n_documents, settings)
+    rare, common = int((document_frequency < lowest).sum()), int((document_frequency > highest).sum())
+    return (
+        f"no term is left: of {len(document_frequency):,} buckets in {n_documents:,} documents, "
+        f"min_df={settings.min_df} dropped {rare:,} and max_df={settings.max_df} dropped {common:,}; "
+        "lower min_df or raise max_df"
+    )
+
+
+def _named_rows(table: TermTable) -> NDArray[np.int64]:
+    """Give, for each row of `table.buckets`, the row of `table.terms` that names it."""
+    frequency = table.terms["document_frequency"].to_numpy()
+    starts = _group_starts(table.terms["bucket"].to_numpy())
+    sizes = np.diff(np.append(starts, len(frequency)))
+    best = np.flatnonzero(frequency == np.repeat(np.maximum.reduceat(frequency, starts), sizes))
+    # Terms ascend within a bucket, so that the first of its best is the first by bytes.
+    return best[np.searchsorted(best, starts)]
+
+
+def _idf(
+    document_frequency: NDArray[np.int64], n_documents: int, settings: VectorizerSettings
+) -> NDArray[np.float64]:
+    """scikit-learn's: ln((n + 1) / (df + 1)) + 1, without the two ones where not smooth, 1 where not used."""
+    if not settings.use_idf:
+        return np.ones(len(document_frequency))
+    smooth = int(settings.smooth_idf)
+    return np.log((n_documents + smooth) / (document_frequency + float(smooth))) + 1.0
+
+
+def weigh(
+    counts: Counts,
+    vocabulary: Vocabulary,
+    settings: VectorizerSettings,
+    order: NDArray[np.int64] | None = None,
+) -> Csr:
+    """Give the TF-IDF matrix (n, m), float32, of a partition's documents in the columns of `vocabulary`.
+
+    Row p is document `order[p]` (int64, default: as they came). Formulas: scikit-learn's TfidfTransformer,
+    the norm over the chosen columns, computed in float64. A document with no chosen term is a zero row. Rows
+    are sorted by column, so that SciPy and scikit-learn may take them as they are.
+    """
+    by_bucket = np.argsort(vocabulary.bucket)
+    ascending = vocabulary.bucket[by_bucket]
+    place = np.minimum(np.searchsorted(ascending, counts.buckets), len(ascending) - 1)
+    columns = np.where(ascending[place] == counts.buckets, by_bucket[place], -1)
+    rows = np.arange(counts.n_documents) if order is None else order
+    indptr, indices, data = weighed_rows(
+        read_only(counts.indptr, np.int64),
+        read_only(counts.indices, np.int32),
+        read_only(counts.counts, np.int32),
+        read_only(rows, np.int64),
+        read_only(columns, np.int32),
+        read_only(vocabulary.idf, np.float64),
+        read_only(expected_bins(vocabulary.document_frequency), np.uint8),
+        settings.sublinear_tf,
+        NORMS[settings.norm],
+    )
+    return Csr(indptr, indices, data, len(vocabulary))
