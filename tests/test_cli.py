@@ -297,6 +297,17 @@ class TestResults:
         assert main(["topics", "m"]) == 0
         assert capsys.readouterr().out == "#0   0.0 %  (no terms)\n"
 
+    def test_an_unknown_share_is_no_number(self, pipeline, capsys, monkeypatch):
+        topic = SimpleNamespace(topic=0, share=float("nan"), terms=(("a", 1.0),))
+        monkeypatch.setattr(sys.modules[__name__], "TOPICS", [topic, TOPICS[0]])
+        outs = []
+        for shape in ("text", "json", "csv"):
+            assert main(["topics", "m", "--format", shape]) == 0
+            outs.append(capsys.readouterr().out)
+        assert outs[0].splitlines()[1] == "#0    ?    a 1"
+        assert '"share": null' in outs[1]
+        assert outs[2].splitlines()[1] == "0,,1,a,1.0"
+
     def test_zero_terms_are_refused(self, pipeline):
         assert main(["topics", "m", "-n", "0"]) == 2
 

@@ -101,9 +101,10 @@ class LineDisplay(Observer):
             self._line("info", f"{self.meter.name}: begins{self.meter.size_told()}")
 
     def _end_stage(self) -> None:
-        if self.meter.name and self.verbosity >= 0:
-            self._line("info", f"{self.meter.name}: {self.meter.summary()}")
-        self.meter.name = ""
+        name, summary = self.meter.name, self.meter.summary()
+        self.meter.name = ""  # first, or a live display would show the stage below its own last line
+        if name and self.verbosity >= 0:
+            self._line("info", f"{name}: {summary}")
 
     def _progress(self) -> None:
         self._line("info", f"{self.meter.name}: {self.meter.progress()}")

@@ -71,14 +71,13 @@ def command(
 
 
 def _print_plan(settings: Any) -> None:
-    import json
-
+    from nmf_dask.cli.logs import json_text
     from nmf_dask.cli.results import write
     from nmf_dask.pipeline import plan
 
     planned = plan(settings)
     if settings.run.log_format == "json":
-        write(json.dumps(planned.as_dict(), ensure_ascii=False) + "\n")
+        write(json_text(planned.as_dict()) + "\n")
     else:
         write("\n".join(planned.lines()) + "\n")
 

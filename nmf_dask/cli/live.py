@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -69,13 +69,20 @@ class LiveDisplay(LineDisplay):
         self._live.console.print(Text(f"{marker}{redact(message)}", style=style))
 
     def _render(self) -> RenderableType:
-        if not self.meter.name:
-            return Text(self._connection, style="dim")
         meter = self.meter
-        row = Table.grid(padding=(0, 2))
-        cells: list[Any] = [Text(meter.name, style="bold")]
-        if meter.total:
-            cells.append(ProgressBar(total=meter.total, completed=meter.done, width=24))
-        cells += [Text(part) for part in (meter.counted(), meter.loss(), meter.rate(), meter.left()) if part]
-        row.add_row(*cells)
-        return Group(row, Text(self._connection, style="dim")) if self._connection else row
+        rows: list[RenderableType] = []
+        if meter.name:
+            bar = [ProgressBar(total=meter.total, completed=meter.done, width=24)] if meter.total else []
+            first = Table.grid(padding=(0, 2))
+            first.add_row(_cell(meter.name, "bold"), *bar, _cell(meter.counted()), _cell(meter.left()))
+            rows.append(first)
+            pace = "  ".join(filter(None, [meter.loss(), meter.rate()]))
+            rows += [_cell(pace)] if pace else []
+        if self._connection:
+            rows.append(_cell(self._connection, "dim"))
+        return Group(*rows)
+
+
+def _cell(text: str, style: str = "") -> Text:
+    """A narrow terminal cuts it; a line that wraps would make the display jump."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nmf_dask.cli.logs import json_text
 from nmf_dask.config import redact
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def print_topics(model: TopicModel, n_terms: int, shape: str) -> None:
     """The topics of a model as text, JSON (one object) or CSV (topic, share, rank, term, weight)."""
     topics = model.topics(n_terms)
     if shape == "json":
-        write(_json({"run_id": model.run.get("run_id"), "topics": _as_dicts(topics)}))
+        write(json_text({"run_id": model.run.get("run_id"), "topics": _as_dicts(topics)}) + "\n")
     elif shape == "csv":
         write(_csv(topics))
     else:
@@ -48,22 +49,15 @@ def print_fit(result: FitResult, log_format: str) -> None:
         write(lines_of(topics, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
         return
     told = ("n_documents", "n_features", "n_iter", "stop_reason", "reconstruction_err")
-    write(
-        _json(
-            {
-                "run_id": result.run_id,
-                "uri": redact(result.uri),
-                "resumed": result.resumed,
-                "finished_before": result.finished_before,
-                **{key: result.run.get(key) for key in told},
-                "topics": _as_dicts(topics),
-            }
-        )
-    )
-
-
-def _json(document: dict[str, Any]) -> str:
-    return json.dumps(document, ensure_ascii=False) + "\n"
+    document = {
+        "run_id": result.run_id,
+        "uri": redact(result.uri),
+        "resumed": result.resumed,
+        "finished_before": result.finished_before,
+        **{key: result.run.get(key) for key in told},
+        "topics": _as_dicts(topics),
+    }
+    write(json_text(document) + "\n")
 
 
 def _as_dicts(topics: Sequence[Topic]) -> list[dict[str, Any]]:
@@ -83,7 +77,8 @@ def _csv(topics: Sequence[Topic]) -> str:
     table.writerow(["topic", "share", "rank", "term", "weight"])
     for topic in topics:
         for rank, (term, weight) in enumerate(topic.terms, 1):
-            table.writerow([topic.topic, float(topic.share), rank, term, float(weight)])
+            share = "" if math.isnan(topic.share) else float(topic.share)
+            table.writerow([topic.topic, share, rank, term, float(weight)])
     return text.getvalue()
 
 
@@ -91,8 +86,9 @@ def lines_of(topics: Sequence[Topic], width: int | None) -> str:
     """One topic a line, the largest share first; lines longer than `width` go on below their first term."""
     digits = len(str(max((topic.topic for topic in topics), default=0)))
     lines: list[str] = []
-    for topic in sorted(topics, key=lambda one: -one.share):
-        head = f"{'#' + str(topic.topic):<{digits + 1}} {100 * topic.share:5.1f} %  "
+    for topic in sorted(topics, key=lambda one: math.inf if math.isnan(one.share) else -one.share):
+        share = "   ?  " if math.isnan(topic.share) else f"{100 * topic.share:5.1f} %"
+        head = f"{'#' + str(topic.topic):<{digits + 1}} {share}  "
         words = [f"{term} {weight:.3g}" for term, weight in topic.terms] or ["(no terms)"]
         lines += _wrapped(head, words, width)
     return "".join(f"{line}\n" for line in lines)
