@@ -92,8 +92,6 @@ def parse(text: str) -> Location:
     """Location of a path or URI. Percent escapes count in URIs only; a local path is taken as it is."""
     match = _URI.match(text)
     if match is None:
-        if not text:
-            raise ConfigurationError("an input is empty: give a file, a folder, a glob or a list of them")
         return Location("", os.path.abspath(os.path.expanduser(text)))
     scheme, authority, rest = match[1].lower(), match[2], match[3]
     path, *options = _OPTIONS.split(rest, maxsplit=1)
@@ -144,9 +142,7 @@ def find_files(text: str) -> list[Found]:
     except (OSError, UnicodeError) as error:
         raise explain(error, location, "look at") from None
     if os.path.islink(location.path) and location.is_local:
-        raise InputDataError(
-            f"input {text}: it is a link to {os.readlink(location.path)}, which does not exist"
-        )
+        raise InputDataError(f"input {text}: it links to {os.readlink(location.path)}, which does not exist")
     raise InputDataError(f"input {text}: {location} does not exist")
 
 

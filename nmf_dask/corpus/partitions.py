@@ -94,9 +94,11 @@ def plan_partitions(
     and `LARGEST_UNCUT`, save where a single document has (by the footers, which take rows of a row group to
     be of equal length).
     """
-    total = sum(group.text_bytes for group in row_groups)
-    target = target_bytes(total, partition_bytes)
-    share = total / max(1, -(-total // target))
+    left = sum(group.text_bytes for group in row_groups)
+    target = target_bytes(left, partition_bytes)
+    limit = max(2 * target, LARGEST_UNCUT)
+    planned = max(1, -(-left // target))
+    share = left / planned
     partitions: list[Partition] = []
     pieces: list[Piece] = []
     n_bytes = n_rows = first_row = 0
@@ -106,9 +108,13 @@ def plan_partitions(
 
     for piece, piece_bytes in _cut(row_groups, target, max_rows):
         piece_rows = piece.stop - piece.start
-        # Half of the piece: the cut falls on whichever side of it is nearer to the target.
-        if pieces and (n_bytes + piece_bytes / 2 > share or n_rows + piece_rows > max_rows):
+        # Half of the piece: the cut falls on whichever side of it is nearer to the share.
+        full = n_bytes + piece_bytes / 2 > share or n_bytes + piece_bytes > limit
+        if pieces and (full or n_rows + piece_rows > max_rows):
             close()
+            # What is left is shared out anew, so that the last partition is about as large as the others.
+            left -= n_bytes
+            share = min(1.25 * target, left / max(1, planned - len(partitions)))
             pieces, first_row, n_bytes, n_rows = [], first_row + n_rows, 0, 0
         pieces.append(piece)
         n_bytes += piece_bytes

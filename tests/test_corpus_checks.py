@@ -1,0 +1,287 @@
+"""What is refused before any row is read: each fault in a real file, its message and its exit code."""
+
+import datetime
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nmf_dask.corpus import difference
+from nmf_dask.errors import InputDataError
+from tests.parquet_files import opened, texts_of, write
+
+
+def refused(*inputs: Path | str, **settings: Any) -> str:
+    with pytest.raises(InputDataError) as caught:
+        opened(*inputs, **settings)
+    assert caught.value.exit_code == 65
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_zero_bytes(tmp_path):
+    (tmp_path / "a.parquet").touch()
+    assert f"{tmp_path}/a.parquet is empty (0 bytes), not Parquet" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"id,text\n1,hello world\n" * 20, b"x", b"PAR", b"\x1f\x8b" + b"0" * 99])
+def test_not_parquet(tmp_path, content):
+    (tmp_path / "a.parquet").write_bytes(content)
+    said = refused(tmp_path)
+    assert f"a.parquet ({len(content)} bytes) is not a Parquet file: it begins with" in said
+    assert repr(content[:8].decode("latin-1")) in said
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_truncated(tmp_path, kept):
+    path = write(tmp_path / "a.parquet", [str(number) for number in range(10_000)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    said = refused(tmp_path)
+    assert (
+        f"a.parquet ({int(kept * len(content)):,} bytes) is damaged: it begins as Parquet, but its end"
+        in said
+    )
+
+
+def test_bytes_missing_from_the_middle(tmp_path):
+    path = write(tmp_path / "a.parquet", [str(number) for number in range(10_000)], compression="none")
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + content[5000:])
+    said = refused(tmp_path)
+    assert "is damaged: row group 0 of column 'text' should end at byte" in said
+
+
+def test_footer_that_does_not_decode(tmp_path):
+    path = write(tmp_path / "a.parquet")
+    content = bytearray(path.read_bytes())
+    content[-40:-8] = b"\xff" * 32
+    path.write_bytes(content)
+    assert "is damaged: its footer cannot be decoded (" in refused(tmp_path)
+    content[-8:-4] = b"\xff\xff\xff\x00"
+    path.write_bytes(content)
+    assert "is damaged: its footer should have 16,777,223 bytes, more than the file" in refused(tmp_path)
+
+
+def test_encrypted_footer(tmp_path):
+    path = write(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes()[:-4] + b"PARE")
+    assert "is encrypted" in refused(tmp_path)
+
+
+def test_footers_larger_than_the_first_read(tmp_path):
+    path = write(tmp_path / "a.parquet", [str(number) for number in range(3000)], row_group_size=3)
+    assert opened(path).n_rows == 3000
+    assert texts_of(opened(path)) == [str(number) for number in range(3000)]
+
+
+def test_missing_text_column_names_the_nearest(tmp_path):
+    pq.write_table(pa.table({"Text": ["a"], "title": ["b"], "s": [{"text": "c"}]}), tmp_path / "a.parquet")
+    said = refused(tmp_path)
+    assert "a.parquet: no column 'text'. Its columns: Text, title, s. Did you mean 'Text'?" in said
+    assert "--text-column" in said
+    assert "--id-column" in refused(tmp_path, text_column="title", id_column="titel")
+    said = refused(tmp_path, text_column="s.text")
+    assert "no column 's.text'" in said
+
+
+def test_one_file_among_many_lacks_the_column(tmp_path):
+    for number in range(30):
+        write(tmp_path / f"{number:02}.parquet")
+    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "17.parquet")
+    assert "17.parquet: no column 'text'. Its columns: body." in refused(tmp_path)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "2 columns are named 'text'" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "type_", "said"),
+    [
+        ([["a", "b"]], pa.list_(pa.string()), "type list<element: string>, not of strings. Join each list"),
+        (
+            [[1]],
+            pa.large_list(pa.int8()),
+            "type large_list<element: int8>, not of strings. Write it as strings",
+        ),
+        ([b"a"], pa.binary(), "type binary, not of strings. If the bytes are UTF-8"),
+        ([1], pa.int64(), "type int64, not of strings"),
+        ([{"a": "b"}], pa.struct([("a", pa.string())]), "type struct<a: string>, not of strings"),
+        ([datetime.date(2024, 1, 1)], pa.date32(), "type date32[day], not of strings"),
+    ],
+)
+def test_text_of_another_type(tmp_path, values, type_, said):
+    table = pa.table({"text": pa.array(values, type_), "title": ["t"], "n": [1]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    message = refused(tmp_path)
+    assert f"a.parquet: column 'text' has {said}" in message
+    assert "Columns of strings in this file: title." in message
+    assert "--text-column (corpus.text_column)" in message
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dictionary(pa.int8(), pa.large_string()),
+    ],
+    ids=str,
+)
+def test_every_type_of_strings_is_read_as_strings(tmp_path, type_):
+    values = ["one", None, "", "zwölf", "one"]
+    texts = pa.array(values, type_) if pa.types.is_dictionary(type_) else pa.array(values).cast(type_)
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    assert texts_of(opened(tmp_path)) == values
+
+
+def test_a_file_of_missing_texts_only_is_empty_documents(tmp_path):
+    write(tmp_path / "a.parquet", pa.nulls(3))
+    write(tmp_path / "b.parquet", ["x"])
+    assert texts_of(opened(tmp_path)) == [None, None, None, "x"]
+
+
+def test_columns_are_found_behind_nested_ones_and_dots(tmp_path):
+    table = pa.table(
+        {
+            "m": pa.array([[("k", 1)]] * 2, pa.map_(pa.string(), pa.int32())),
+            "s": [{"text": "wrong", "t": [1, 2]}] * 2,
+            "text.x": ["wrong"] * 2,
+            "l": [[{"a": 1, "b": 2}]] * 2,
+            "text": ["right"] * 2,
+            "s.t": ["dotted"] * 2,
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert texts_of(opened(tmp_path)) == ["right"] * 2
+    assert texts_of(opened(tmp_path, text_column="s.t")) == ["dotted"] * 2
+    metadata = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    sizes = [metadata.column(leaf).total_uncompressed_size for leaf in range(metadata.num_columns)]
+    paths = [metadata.column(leaf).path_in_schema for leaf in range(metadata.num_columns)]
+    assert opened(tmp_path).text_bytes == sizes[paths.index("text")]
+
+
+def test_ids_of_two_types(tmp_path):
+    write(tmp_path / "a.parquet", ids=[1, 2])
+    write(tmp_path / "b.parquet", ids=["1", "2"])
+    write(tmp_path / "c.parquet", pa.array([], pa.string()), ids=pa.nulls(0))
+    said = refused(tmp_path, id_column="doc_id")
+    assert (
+        f"column 'doc_id' has type int64 in {tmp_path}/a.parquet, but string in {tmp_path}/b.parquet" in said
+    )
+
+
+def test_an_empty_file_has_no_say_in_the_type_of_ids(tmp_path):
+    write(tmp_path / "a.parquet", pa.nulls(0), ids=pa.nulls(0))
+    write(tmp_path / "b.parquet", ids=pa.array([1, 2], pa.uint16()))
+    assert opened(tmp_path, id_column="doc_id").id_type == pa.uint16()
+
+
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [([[1]], pa.list_(pa.int64())), ([{"a": 1}], pa.struct([("a", pa.int64())])), ([[("a", 1)]], None)],
+)
+def test_nested_ids(tmp_path, values, type_):
+    type_ = type_ or pa.map_(pa.string(), pa.int64())
+    write(tmp_path / "a.parquet", ["x"], ids=pa.array(values, type_))
+    said = refused(tmp_path, id_column="doc_id")
+    assert "a.parquet: column 'doc_id' has type" in said
+    assert "must be a single value" in said
+
+
+def test_null_ids_that_statistics_tell_of(tmp_path):
+    write(tmp_path / "a.parquet", ["x"] * 4, ids=[1, 2, 3, 4])
+    write(tmp_path / "b.parquet", ["x"] * 5, ids=[5, 6, 7, None, 9], row_group_size=2)
+    said = refused(tmp_path, id_column="doc_id")
+    assert (
+        f"{tmp_path}/b.parquet: column 'doc_id' has no id in row 1 of row group 1 (both counted from 0)"
+        in said
+    )
+    assert "leave --id-column out" in said
+
+
+def test_zero_rows(tmp_path):
+    write(tmp_path / "a.parquet", pa.array([], pa.string()))
+    write(tmp_path / "b.parquet", pa.array([], pa.string()))
+    assert f"no document: none of the 2 files has a row (the first: {tmp_path}/a.parquet)" in refused(
+        tmp_path
+    )
+
+
+def test_a_thousand_files(tmp_path):
+    for number in range(1000):
+        write(
+            tmp_path / f"{number:04}.parquet",
+            [f"text {number}"] * 3,
+            ids=[3 * number + row for row in range(3)],
+        )
+    corpus = opened(tmp_path, id_column="doc_id")
+    assert (corpus.n_rows, len(corpus.files), len(corpus.partitions)) == (3000, 1000, 1)
+    assert texts_of(corpus)[::3] == [f"text {number}" for number in range(1000)]
+    assert len(pickle.dumps(corpus)) < 400_000
+    assert pickle.loads(pickle.dumps(corpus)) == corpus
+
+
+def test_the_fingerprint_follows_content_not_place_or_time(tmp_path):
+    write(tmp_path / "here" / "a.parquet")
+    write(tmp_path / "here" / "sub" / "b.parquet")
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    first = opened(tmp_path / "here").fingerprint
+    assert first == opened(tmp_path / "there").fingerprint
+    assert first == opened(f"{tmp_path}/here/**/*.parquet").fingerprint
+    assert first != opened(tmp_path / "here" / "a.parquet").fingerprint
+    (tmp_path / "there" / "a.parquet").rename(tmp_path / "there" / "c.parquet")
+    assert first != opened(tmp_path / "there").fingerprint
+
+
+def test_the_difference_names_what_changed(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / f"{name}.parquet", [name, "same"])
+    before = opened(tmp_path).describe()
+    assert difference(before, opened(tmp_path).describe()) == ""
+    (tmp_path / "a.parquet").unlink()
+    write(tmp_path / "b.parquet", ["b", "same", "more"])
+    write(tmp_path / "c.parquet", ["x", "same"])
+    write(tmp_path / "e.parquet")
+    after = opened(tmp_path).describe()
+    assert before["fingerprint"] != after["fingerprint"]
+    old, new = before["files"][1]["size"], (tmp_path / "b.parquet").stat().st_size
+    assert difference(before, after) == (
+        "1 file added (e.parquet); 1 file removed (a.parquet); 2 files changed ("
+        f"b.parquet: {old:,} bytes were, {new:,} bytes are, "
+        f"c.parquet: other content in as many bytes ({before['files'][2]['size']:,}))"
+    )
+
+
+def test_the_difference_counts_what_it_does_not_name(tmp_path):
+    write(tmp_path / "a.parquet")
+    before = opened(tmp_path).describe()
+    for number in range(8):
+        write(tmp_path / f"{number}.parquet")
+    after = opened(tmp_path).describe()
+    assert difference(before, after) == (
+        "8 files added (0.parquet, 1.parquet, 2.parquet, 3.parquet, 4.parquet and 3 more)"
+    )
+
+
+def test_the_difference_knows_order_and_files_of_one_name(tmp_path):
+    for folder in ("x", "y"):
+        write(tmp_path / folder / "a.parquet", [folder])
+        write(tmp_path / folder / f"{folder}.parquet", [folder])
+    one = opened(tmp_path / "x", tmp_path / "y").describe()
+    other = opened(tmp_path / "y", tmp_path / "x").describe()
+    assert difference(one, one) == ""
+    assert "a.parquet (2): other content" in difference(one, other)
+    files = [tmp_path / "x" / "a.parquet", tmp_path / "x" / "x.parquet"]
+    assert difference(opened(*files).describe(), opened(*files[::-1]).describe()) == (
+        "the same files in another order"
+    )

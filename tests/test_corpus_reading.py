@@ -1,0 +1,221 @@
+"""Rows of partitions: all of them, in order, in bounded memory, and named where they cannot be read."""
+
+import datetime
+import decimal
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nmf_dask.corpus import Corpus, Partition, Piece, read_ids, read_texts
+from nmf_dask.corpus.partitions import MIB, RowGroup, plan_partitions
+from nmf_dask.errors import InputDataError
+from tests.corpora import corpus_folder
+from tests.parquet_files import opened, texts_of, write
+
+
+def ids_of(corpus: Corpus) -> pa.ChunkedArray:
+    read = [read_ids(partition, corpus.settings.id_column) for partition in corpus.partitions]
+    return pa.chunked_array([chunk for ids in read for chunk in ids.chunks])
+
+
+def test_a_real_corpus_is_read_whole():
+    folder = corpus_folder("20newsgroups")
+    corpus = opened(folder, id_column="doc_id", partition_bytes=MIB)
+    assert len(corpus.partitions) > 8
+    expected = pq.read_table(folder, columns=["doc_id", "text"])
+    assert texts_of(corpus) == expected["text"].to_pylist()
+    assert ids_of(corpus).to_pylist() == expected["doc_id"].to_pylist()
+    assert corpus.n_rows == 11_314
+    # Text bytes by the corpus's README; pages add a length a text, dictionaries save some.
+    assert corpus.text_bytes == pytest.approx(13_782_021, rel=0.05)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.text(max_size=20)), max_size=30), min_size=1, max_size=4),
+    st.integers(1, 12),
+    st.integers(1, 9),
+    st.booleans(),
+)
+def test_any_cut_gives_the_rows_back(tmp_path, files, row_group_size, max_rows, dictionary):
+    row_groups = []
+    for number, texts in enumerate(files):
+        path = tmp_path / f"{number}.parquet"
+        options: dict[str, Any] = {"use_dictionary": dictionary, "data_page_size": 64}
+        write(path, pa.array(texts, pa.string()), row_group_size=row_group_size, **options)
+        if texts:
+            corpus = opened(path)
+            row_groups += [
+                RowGroup(piece.file, piece.row_group, piece.stop, 100)
+                for partition in corpus.partitions
+                for piece in partition.pieces
+            ]
+    partitions = plan_partitions(row_groups, MIB, max_rows)
+    read = [read_texts(partition, "text") for partition in partitions]
+    assert [len(texts) for texts in read] == [partition.n_rows for partition in partitions]
+    assert [text for texts in read for text in texts.to_pylist()] == [
+        text for texts in files for text in texts
+    ]
+
+
+READ_LAST = """
+import pickle, sys
+import pyarrow as pa
+from nmf_dask.corpus import read_texts
+partition = pickle.loads(sys.stdin.buffer.read())
+texts = read_texts(partition, "text")
+print(pa.default_memory_pool().max_memory(), len(texts), texts[0], texts[-1])
+"""
+
+
+def test_a_giant_row_group_is_cut_and_read_in_bounded_memory(tmp_path):
+    texts = [f"{number} " * 220 for number in range(50_000)]
+    write(tmp_path / "a.parquet", texts, use_dictionary=False, compression="zstd", row_group_size=50_000)
+    corpus = opened(tmp_path)
+    assert corpus.text_bytes > 60 * 10**6
+    assert len(corpus.partitions) == 4
+    last = corpus.partitions[-1]
+    # A process of its own, since Arrow's peak is that of all its life.
+    printed = subprocess.run(
+        [sys.executable, "-c", READ_LAST], input=pickle.dumps(last), capture_output=True, check=True
+    ).stdout.decode()
+    peak, n_rows, *rest = printed.split()
+    assert int(n_rows) == last.n_rows == 12_500
+    assert rest == (texts[last.first_row] + texts[-1]).split()
+    assert int(peak) < last.text_bytes + 24 * MIB < corpus.text_bytes
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array(["a", "b", "ü"]),
+        pa.array(["a", "b", "ü"], pa.large_string()),
+        pa.array([1, 2, 3], pa.int8()),
+        pa.array([1, 2, 2**64 - 1], pa.uint64()),
+        pa.array([b"1", b"2", b"3"]),
+        pa.array([b"12", b"34", b"56"], pa.binary(2)),
+        pa.array([1, 2, 3], pa.timestamp("us", "UTC")),
+        pa.array([datetime.date(2024, 1, day) for day in (1, 2, 3)]),
+        pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.25"), decimal.Decimal("3.00")]),
+        pa.array([0.5, 1.5, 2.5]),
+        pa.array([True, False, True]),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+@pytest.mark.parametrize("statistics", [True, False])
+def test_ids_keep_their_type(tmp_path, ids, statistics):
+    write(tmp_path / "a.parquet", ["x"] * 3, ids=ids, write_statistics=statistics)
+    corpus = opened(tmp_path, id_column="doc_id")
+    assert corpus.id_type == ids.type
+    read = ids_of(corpus)
+    assert read.type == ids.type
+    assert read.to_pylist() == ids.to_pylist()
+
+
+def test_categorical_ids_are_their_values(tmp_path):
+    write(tmp_path / "a.parquet", ["x"] * 3, ids=pa.array(["b", "a", "b"]).dictionary_encode())
+    write(tmp_path / "b.parquet", ["x"] * 2, ids=pa.array(["c", "d"]))
+    corpus = opened(tmp_path, id_column="doc_id")
+    assert corpus.id_type == pa.string()
+    assert ids_of(corpus).type == pa.string()
+    assert ids_of(corpus).to_pylist() == ["b", "a", "b", "c", "d"]
+
+
+def test_without_ids_rows_are_numbered_over_the_corpus(tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.parquet", [name] * 4, row_group_size=3)
+    corpus = opened(tmp_path, partition_bytes=1)
+    assert len(corpus.partitions) == 6
+    assert corpus.id_type == pa.int64()
+    assert ids_of(corpus).type == pa.int64()
+    assert ids_of(corpus).to_pylist() == list(range(12))
+
+
+def test_null_ids_without_statistics_are_found_in_reading(tmp_path):
+    write(tmp_path / "a.parquet", ["x"] * 4, ids=[1, 2, 3, 4], write_statistics=False)
+    write(tmp_path / "b.parquet", ["x"] * 5, ids=[5, 6, 7, 8, None], row_group_size=3, write_statistics=False)
+    corpus = opened(tmp_path, id_column="doc_id")
+    with pytest.raises(InputDataError) as caught:
+        ids_of(corpus)
+    assert (
+        f"{tmp_path}/b.parquet: column 'doc_id' has no id in row 1 of row group 1 (both counted from 0)"
+        in str(caught.value)
+    )
+
+
+def damage(path: Path, row_group: int, column: int, length: int = 400) -> None:
+    """Overwrite the middle of one column chunk."""
+    chunk = pq.read_metadata(path).row_group(row_group).column(column)
+    start = chunk.data_page_offset + chunk.total_compressed_size // 2
+    content = bytearray(path.read_bytes())
+    content[start : start + length] = b"\xa5" * length
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip"])
+def test_a_damaged_page_is_named(tmp_path, compression):
+    texts = [f"document {number} {number * 7919 % 10_007}" for number in range(20_000)]
+    path = write(
+        tmp_path / "a.parquet", texts, ids=texts, row_group_size=10_000, compression=compression,
+        use_dictionary=False, write_page_checksum=True,
+    )  # fmt: skip
+    damage(path, row_group=1, column=1)
+    corpus = opened(tmp_path, id_column="doc_id")
+    ids_of(corpus)
+    with pytest.raises(InputDataError) as caught:
+        texts_of(corpus)
+    said = str(caught.value)
+    assert said.startswith(
+        f"{path} ({path.stat().st_size:,} bytes) is damaged: row group 1 of column 'text' cannot"
+    )
+    assert "Write or copy it again" in said
+    assert "\n" not in said
+
+
+def test_a_damaged_page_header_is_named(tmp_path):
+    texts = [f"document {number}" for number in range(5_000)]
+    path = write(tmp_path / "a.parquet", texts, ids=texts)
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.dictionary_page_offset : chunk.dictionary_page_offset + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    corpus = opened(tmp_path, id_column="doc_id")
+    with pytest.raises(InputDataError, match="row group 0 of column 'doc_id' cannot be decoded"):
+        ids_of(corpus)
+
+
+def test_a_file_that_vanished(tmp_path):
+    path = write(tmp_path / "a.parquet")
+    corpus = opened(tmp_path)
+    path.unlink()
+    with pytest.raises(InputDataError, match=r"a\.parquet: it does not exist"):
+        texts_of(corpus)
+
+
+@pytest.mark.parametrize("texts", [["a", "b", "c"], ["a", "x"]], ids=["another size", "the same size"])
+def test_a_file_that_changed(tmp_path, texts):
+    path = write(tmp_path / "a.parquet", ["a", "b"])
+    before = path.stat().st_size
+    corpus = opened(tmp_path)
+    write(path, texts)
+    with pytest.raises(InputDataError, match="changed since the job began") as caught:
+        texts_of(corpus)
+    assert f"it had {before:,} bytes and 2 rows" in str(caught.value)
+    assert f"has {path.stat().st_size:,} bytes and {len(texts)} rows" in str(caught.value)
+
+
+def test_rows_that_the_footer_promises_but_the_pages_lack(tmp_path):
+    write(tmp_path / "a.parquet", ["a", "b"])
+    corpus = opened(tmp_path)
+    (piece,) = corpus.partitions[0].pieces
+    beyond = Partition(0, (Piece(piece.file, 0, 0, 3),), 3, 0, 10)
+    with pytest.raises(InputDataError, match=r"it ends after 2 of 3 rows"):
+        read_texts(beyond, "text")

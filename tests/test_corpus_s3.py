@@ -1,0 +1,129 @@
+"""A corpus in an object store: a real S3 protocol, spoken by moto on this machine."""
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from nmf_dask.corpus import read_ids, read_texts
+from nmf_dask.corpus.locations import connect
+from nmf_dask.errors import InputDataError, RetryableError
+from tests.parquet_files import names_of, opened, texts_of
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if server is None:
+        pytest.skip("moto[server] is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of three files and some that are not the corpus's."""
+    for key, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+    connect.cache_clear()
+    store, _ = fs.FileSystem.from_uri("s3://corpus?allow_bucket_creation=true")
+    store.create_dir("corpus")
+    store.delete_dir_contents("corpus", missing_dir_ok=True)
+    for key in ("in/a 100%[1].parquet", "in/sub/b.parquet", "in/sub/c.parquet", "in/_old/d.parquet"):
+        table = pa.table({"doc_id": [f"{key}/{row}" for row in range(3)], "text": [key] * 3})
+        pq.write_table(table, f"corpus/{key}", filesystem=store, row_group_size=2)
+    yield "s3://corpus"
+    connect.cache_clear()
+
+
+ROWS = [name for name in ("in/a 100%[1].parquet", "in/sub/b.parquet", "in/sub/c.parquet") for _ in range(3)]
+
+
+@pytest.mark.parametrize("spelling", ["{}/in", "{}/in/", "{}/in/**/*.parquet", "{}", "{}/*"])
+def test_folders_and_globs(bucket, spelling):
+    corpus = opened(spelling.format(bucket), id_column="doc_id")
+    assert texts_of(corpus) == ROWS
+    assert [str(file) for file in corpus.files] == [
+        "s3://corpus/in/a 100%25[1].parquet",
+        "s3://corpus/in/sub/b.parquet",
+        "s3://corpus/in/sub/c.parquet",
+    ]
+    ids = [read_ids(partition, "doc_id").to_pylist() for partition in corpus.partitions]
+    assert [value for part in ids for value in part] == [f"{key}/{row % 3}" for row, key in enumerate(ROWS)]
+
+
+def test_what_run_json_says_can_be_given_again(bucket):
+    uris = [file["uri"] for file in opened(f"{bucket}/in").describe()["files"]]
+    assert texts_of(opened(*uris)) == ROWS
+    assert names_of(opened(f"{bucket}/in/sub/?.parquet")) == ["b.parquet", "c.parquet"]
+
+
+def test_a_partition_carries_no_keys_to_workers(bucket):
+    corpus = opened(bucket)
+    sent = pickle.dumps(corpus)
+    assert b"testing" not in sent
+    assert read_texts(pickle.loads(sent).partitions[0], "text").to_pylist() == ROWS
+
+
+@pytest.mark.parametrize(
+    "name", ["corpus/nothing.parquet", "corpus/in/*.pq", "no-bucket", "no-bucket/x/*.parquet"]
+)
+def test_what_is_not_there(bucket, name):
+    with pytest.raises(InputDataError, match=r"does not exist|no file matches") as caught:
+        opened(f"s3://{name}")
+    assert caught.value.exit_code == 65
+
+
+def test_a_local_copy_is_the_same_corpus(bucket, tmp_path):
+    fs.copy_files(f"{bucket}/in", str(tmp_path / "copy"))
+    assert opened(tmp_path / "copy").fingerprint == opened(f"{bucket}/in").fingerprint
+
+
+def test_an_object_replaced_after_planning(bucket):
+    corpus = opened(bucket)
+    store, _ = fs.FileSystem.from_uri(bucket)
+    pq.write_table(pa.table({"text": ["other"]}), "corpus/in/sub/c.parquet", filesystem=store)
+    with pytest.raises(InputDataError, match=r"s3://corpus/in/sub/c\.parquet changed since the job began"):
+        texts_of(corpus)
+
+
+@pytest.mark.slow
+def test_a_store_that_does_not_answer_is_worth_a_retry(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    connect.cache_clear()
+    with pytest.raises(RetryableError, match=r"cannot look at s3://corpus/x: .*Could not connect") as caught:
+        opened("s3://corpus/x?region=us-east-1")
+    connect.cache_clear()
+    assert caught.value.exit_code == 75
+    assert "testing" not in str(caught.value)
+    assert "\n" not in str(caught.value)
