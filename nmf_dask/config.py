@@ -253,7 +253,9 @@ class ClusterSettings(Section):
         examples=["tcp://scheduler:8786"],
     )
     workers: PositiveInt | None = Field(
-        None, description="worker processes to start; none: threads of this process", examples=[4]
+        None,
+        description="worker processes to start, or of a running cluster to wait for; none: threads of this process",
+        examples=[4],
     )
     threads_per_worker: PositiveInt | None = Field(
         None, description="threads a worker; none: as many as there are cores for it", examples=[2]
@@ -265,12 +267,12 @@ class ClusterSettings(Section):
     @model_validator(mode="after")
     def _shapes_only_its_own_cluster(self) -> ClusterSettings:
         # A running cluster has its shape already: to take the key and ignore it would be a false promise.
-        shape = ("workers", "threads_per_worker", "memory_limit")
+        shape = ("threads_per_worker", "memory_limit")
         given = tuple(key for key in shape if getattr(self, key) is not None)
         if self.scheduler is not None and given:
             _refuse(
                 ("scheduler", *given),
-                f'a running cluster has its workers already; leave out {" and ".join(given)}, or set "none"',
+                f'the workers of a running cluster have theirs already; leave out {" and ".join(given)}, or set "none"',
             )
         return self
 

@@ -226,6 +226,19 @@ class TestFlags:
         assert err.startswith("Usage: nmf-dask fit")
         assert "nmf-dask fit --help says more" in err
 
+    def test_a_pattern_that_the_shell_expanded(self, pipeline, capsys):
+        assert main(["fit", "--output", "o", "--input", "a.parquet", "b.parquet", "c.parquet"]) == 2
+        assert "quotes" in capsys.readouterr().err
+
+    def test_completion_knows_the_choices(self):
+        script = {
+            "_NMF_DASK_COMPLETE": "bash_complete",
+            "COMP_WORDS": "nmf-dask fit --solver ",
+            "COMP_CWORD": "3",
+        }
+        done = run_python("-m", "nmf_dask", env={**os.environ, **script})
+        assert done.stdout.split() == ["plain,mu", "plain,cd"]
+
     def test_last_set_wins(self, pipeline):
         assert main(["fit", *JOB, "--set", "model.tol=1", "--set", "model.tol = 2"]) == 0
         assert pipeline.settings.model.tol == 2
@@ -344,7 +357,7 @@ class TestExitCodes:
             (ConfigurationError("c"), 2, "error: c"),
             (InputDataError("i"), 65, "error: i"),
             (RetryableError("r"), 75, "error: r"),
-            (KeyboardInterrupt(), 75, "goes on from the last checkpoint"),
+            (KeyboardInterrupt(), 75, "interrupted; run the same command again"),
             (MemoryError(), 75, "out of memory"),
             (PermissionError(13, "Permission denied", "/x/y"), 65, "Permission denied (/x/y)"),
             (FileNotFoundError(2, "No such file or directory", "/x"), 65, "No such file or directory (/x)"),

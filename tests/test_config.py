@@ -191,8 +191,9 @@ class TestRefused:
         assert "vectorizer.max_df = 0.5 (default)" in message
 
     def test_a_running_cluster_has_its_shape(self):
-        message = refusal(overrides={"cluster.scheduler": "tcp://a:1", "cluster.workers": 2})
-        assert "cluster.workers = 2" in message
+        message = refusal(overrides={"cluster.scheduler": "tcp://a:1", "cluster.memory_limit": "1GiB"})
+        assert 'cluster.memory_limit = "1GiB"' in message
+        assert ClusterSettings(scheduler="tcp://a:1", workers=4).workers == 4  # how many to wait for
 
     def test_more_topics_than_terms(self):
         message = refusal(overrides={"model.n_components": 20, "vectorizer.max_features": 10})
@@ -416,9 +417,9 @@ class TestExample:
 
     def test_commented_out_keys_are_valid(self, tmp_path):
         text = re.sub(r"^# (\w+ = )", r"\1", render_example(), flags=re.MULTILINE)
-        text = re.sub(r"^(workers|threads_per_worker|memory_limit) = .*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^(threads_per_worker|memory_limit) = .*\n", "", text, flags=re.MULTILINE)
         assert load_settings(write_job(tmp_path, text), {}).cluster.scheduler is not None
-        assert len(read_job_file(write_job(tmp_path, text))) == len(KEYS) - 3
+        assert len(read_job_file(write_job(tmp_path, text))) == len(KEYS) - 2
 
     def test_differences_from_scikit_learn_are_told(self):
         """A default that is not scikit-learn's says what scikit-learn's is; the same one says nothing."""

@@ -151,6 +151,7 @@ class TestLogsOfLibraries:
             dask_like.info("chatter")
 
         lines = shown("json", 0, job)
+        dask_like.error("closing, too late")
         assert json.loads(lines[1])["message"] == "distributed.made_for_this_test: worker w1 is gone"
         assert len(lines) == 2
         assert capsys.readouterr().err == ""

@@ -86,7 +86,7 @@ def _termination_as_error() -> Iterator[None]:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise RetryableError("stopped by SIGTERM; the same command goes on from the last checkpoint")
+        raise RetryableError("stopped by SIGTERM; run the same command again to go on")
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:

@@ -203,7 +203,8 @@ def adopt_loggers() -> None:
     """Take the handlers from loggers that write to stderr on their own, as Dask's do once it is imported."""
     for name, logger in logging.root.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in _WRITERS:
-            logger.handlers.clear()
+            # Without any handler, Python would write what they say after the display's end to stderr again.
+            logger.handlers = [logging.NullHandler()]
             logger.propagate = True
 
 

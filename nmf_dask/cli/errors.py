@@ -11,7 +11,7 @@ import click
 
 from nmf_dask.errors import InputDataError, NmfDaskError, RetryableError
 
-INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
+INTERRUPTED = "interrupted; run the same command again to go on"
 _LOG_FORMAT = "NMF_DASK_RUN__LOG_FORMAT"
 
 

@@ -26,7 +26,7 @@ REQUIRED = {
     epilog="Each flag is also a key of the job file (in parentheses) and an environment variable, such as "
     "NMF_DASK_MODEL__N_COMPONENTS. A flag wins over the environment, the environment over the file.",
 )
-@click.argument("job_file", metavar="[JOB.toml]", required=False)
+@click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path())
 @set_option
 @click.option("--dry-run", is_flag=True, help="print the plan, with the memory it needs, and stop")
 @click.option("--print-config", is_flag=True, help="print the effective job file and stop")
@@ -35,7 +35,7 @@ REQUIRED = {
 def command(
     console: Console,
     /,
-    job_file: str | None,
+    job_files: tuple[str, ...],
     assignments: tuple[str, ...],
     dry_run: bool,
     print_config: bool,
@@ -55,7 +55,12 @@ def command(
     from nmf_dask.jobfile import read_environment, read_job_file, render, resolve
 
     console.verbosity = verbose - quiet
-    given: list[Given] = [] if job_file is None else read_job_file(job_file)
+    if len(job_files) > 1:
+        raise click.UsageError(
+            f"one job file at most, but {len(job_files)} arguments stand alone ({', '.join(job_files[:3])}); "
+            "put a pattern in quotes, so that the shell leaves it whole: --input 'corpus/*.parquet'"
+        )
+    given: list[Given] = [item for job_file in job_files for item in read_job_file(job_file)]
     given += read_environment(os.environ)
     given += given_on_command_line(flags, assignments)
     resolved = resolve(given, {} if print_config else REQUIRED)

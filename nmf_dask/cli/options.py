@@ -77,6 +77,7 @@ def _option(key: str) -> click.Option:
         [*FLAGS[key], _parameter(key)],
         metavar=metavar,
         multiple=key == "corpus.input",
+        shell_complete=lambda ctx, param, typed: [name for name in choices(field) if name.startswith(typed)],
         help=f"{field.description}{more} ({key}){default}",
     )
 
