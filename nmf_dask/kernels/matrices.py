@@ -49,6 +49,13 @@ def read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     return view
 
 
+def frozen(X: Csr) -> Csr:
+    """X with its arrays as kernels are always called with them (see `read_only`)."""
+    return Csr(
+        read_only(X.indptr, np.int64), read_only(X.indices, np.int32), read_only(X.data, np.float32), X.n_columns
+    )
+
+
 def to_scipy(X: Csr) -> csr_array:
     """Give X as a SciPy array (n, m) that shares its memory where SciPy allows it."""
     from scipy.sparse import csr_array

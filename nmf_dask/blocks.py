@@ -1,0 +1,211 @@
+"""What the algorithms ask of a collection of row blocks, and the collection that lives in this process.
+
+The rows of a corpus are cut into strips: runs of rows of one or more staged blocks. Where the cuts are, and the
+tree in which sums are added, follow from sizes alone, so that one thread, many threads and many workers give
+the same bytes. A step goes over a share of every strip; its sums come back as one value.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.kernels.matrices import Csr, frozen
+
+FAN_IN = 8
+T = TypeVar("T")
+
+
+class Summable(Protocol):
+    """Sums over rows."""
+
+    def add(self, other: Any) -> None:
+        """Add the sums of other rows, in place."""
+
+
+class Step(Protocol):
+    """What is done to each strip: a picklable value."""
+
+    def empty(self, n_features: int, kp: int) -> Any:
+        """The sums of no rows."""
+
+    def __call__(self, X: Csr, start: int, stop: int, W: NDArray[np.float32], shared: Any, sums: Any) -> None:
+        """Visit rows `start` to `stop` of X: W holds those rows and may change, `sums` takes what they add up to."""
+
+
+class Sizes(NamedTuple):
+    """Everything that schedules depend on."""
+
+    n_rows: int
+    n_features: int
+    nnz: int
+    n_components: int
+
+    @property
+    def kp(self) -> int:
+        """`n_components`, rounded up to whole vector registers."""
+        return -(-self.n_components // 8) * 8
+
+
+class Run(NamedTuple):
+    """Rows `start` to `stop` of block number `block`."""
+
+    block: int
+    start: int
+    stop: int
+
+
+class Share(NamedTuple):
+    """Part number `part` of `of` equal parts of each run; blocks are shuffled, so any part is a random sample."""
+
+    part: int = 0
+    of: int = 1
+
+    def rows(self, run: Run) -> tuple[int, int]:
+        """Start and stop of the part, in rows of the run's block."""
+        length = run.stop - run.start
+        return run.start + length * self.part // self.of, run.start + length * (self.part + 1) // self.of
+
+
+ALL = Share()
+
+
+def cut_strips(block_rows: Sequence[int], n_strips: int) -> list[tuple[Run, ...]]:
+    """Cut the rows of all blocks, in order, into `n_strips` strips of equal length (as many as there are rows)."""
+    n_rows = sum(block_rows)
+    n_strips = max(1, min(n_strips, n_rows))
+    cuts = [n_rows * s // n_strips for s in range(n_strips + 1)]
+    starts = np.concatenate(([0], np.cumsum(block_rows))).tolist()
+    strips: list[tuple[Run, ...]] = []
+    for low, high in zip(cuts, cuts[1:], strict=False):
+        runs = (
+            Run(block, max(low, first) - first, min(high, last) - first)
+            for block, (first, last) in enumerate(zip(starts, starts[1:], strict=False))
+            if first < high and last > low
+        )
+        strips.append(tuple(runs))
+    return strips
+
+
+def visit_strip(
+    step: Step, blocks: Callable[[int], Csr], strip: Sequence[Run], share: Share, W: NDArray[np.float32],
+    shared: Any, sums: Any,
+) -> None:  # fmt: skip
+    """Do `step` on a share of a strip whose rows of W are `W`, in place; its sums go into `sums`."""
+    offset = 0
+    for run in strip:
+        start, stop = share.rows(run)
+        if stop > start:
+            w = W[offset + start - run.start : offset + stop - run.start]
+            step(blocks(run.block), start, stop, w, shared, sums)
+        offset += run.stop - run.start
+
+
+def add_all(sums: Sequence[Any]) -> Any:
+    """Add sums in order, into the first."""
+    for other in sums[1:]:
+        sums[0].add(other)
+    return sums[0]
+
+
+def add_tree(sums: Sequence[T], add: Callable[[Sequence[T]], T]) -> T:
+    """Add many sums, FAN_IN at a time: the same tree for every number of threads or workers."""
+    level = list(sums)
+    while len(level) > 1:
+        level = [add(level[i : i + FAN_IN]) for i in range(0, len(level), FAN_IN)]
+    return level[0]
+
+
+def strip_rows(strip: Sequence[Run]) -> int:
+    """Rows of a strip."""
+    return sum(run.stop - run.start for run in strip)
+
+
+class Blocks(ABC):
+    """Strips of X with their rows of W. What `visit` and `apply` return is a handle until it is fetched."""
+
+    sizes: Sizes
+    strips: list[tuple[Run, ...]]
+
+    @abstractmethod
+    def visit(self, step: Step, shared: Any, share: Share = ALL) -> Any:
+        """Do `step` on a share of every strip; the sums over all of them."""
+
+    @abstractmethod
+    def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function` of fetched or unfetched values."""
+
+    @abstractmethod
+    def fetch(self, handle: Any) -> Any:
+        """The value behind a handle."""
+
+    @abstractmethod
+    def keep(self) -> None:
+        """Remember W as it is, for `restore`."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Take W back to where it was at the last `keep`."""
+
+    @property
+    def parallel(self) -> Callable[..., Any]:
+        """A map for parts of what `apply` computes, with the threads there are for that."""
+        return map
+
+
+@dataclass
+class LocalBlocks(Blocks):
+    """Blocks in this process; handles are values.
+
+    `W` holds one array a strip, (rows, kp); steps change it. `threads` is how many strips are visited at once.
+    """
+
+    blocks: Sequence[Csr]
+    sizes: Sizes
+    strips: list[tuple[Run, ...]]
+    W: list[NDArray[np.float32]]
+    threads: int = 1
+
+    @classmethod
+    def of(cls, blocks: Sequence[Csr], sizes: Sizes, strips: list[tuple[Run, ...]], threads: int = 1) -> LocalBlocks:
+        """Blocks whose W is not started yet (zero)."""
+        W = [np.zeros((strip_rows(strip), sizes.kp), np.float32) for strip in strips]
+        return cls([frozen(X) for X in blocks], sizes, strips, W, threads)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def visit(self, step: Step, shared: Any, share: Share = ALL) -> Any:
+        def one(i: int) -> Any:
+            sums = step.empty(self.sizes.n_features, self.sizes.kp)
+            visit_strip(step, self.blocks.__getitem__, self.strips[i], share, self.W[i], shared, sums)
+            return sums
+
+        return add_tree(list(self.parallel(one, range(len(self.strips)))), add_all)
+
+    def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def keep(self) -> None:
+        self._kept = [W.copy() for W in self.W]
+
+    def restore(self) -> None:
+        self.W = self._kept
+
+    @property
+    def parallel(self) -> Callable[..., Any]:
+        return self._pool.map if self._pool is not None else map

@@ -1,0 +1,230 @@
+"""Where W and H start: random, or NNDSVD by passes over the blocks.
+
+NNDSVD is Boutsidis and Gallopoulos (Pattern Recognition 41, 2008), in scikit-learn's form. The singular vectors
+come from a randomized block Krylov method (Musco and Musco, NeurIPS 2015) whose passes are ordinary visits of a
+random share of the rows: H's side needs no row that it does not look at, and W's side is one more product with every
+row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.blocks import ALL, Blocks, Share
+from nmf_dask.kernels import frobenius
+from nmf_dask.kernels.matrices import Csr, read_only
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+OVERSAMPLING = 6  # the Krylov space is several times as wide; this is about the last vectors of a block
+KRYLOV_PASSES = 4  # on 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it
+SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
+TILE = 512
+ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
+
+
+@dataclass
+class Total:
+    """A sum of arrays over rows; None is the sum of no rows."""
+
+    value: Any
+
+    def add(self, other: Total) -> None:
+        """Add the sum of other rows, in place."""
+        if self.value is None:
+            self.value = other.value
+        elif other.value is not None:
+            self.value += other.value
+
+
+class Project:
+    """Sums XᵀXQ, for Q (m, l) with l a multiple of 8."""
+
+    def empty(self, n_features: int, kp: int) -> Total:
+        return Total(None)
+
+    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Floats, sums: Total) -> None:
+        if sums.value is None:
+            sums.value = np.zeros_like(shared)
+        Y = np.empty((TILE, shared.shape[1]), np.float32)
+        for low in range(start, stop, TILE):
+            high = min(stop, low + TILE)
+            y = Y[: high - low]
+            frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, shared, y)
+            frobenius.add_XtW(X.indptr, X.indices, X.data, low, high, y, sums.value)
+
+
+class SquaredSides:
+    """Sums the squares of the positive and of the negative entries of U = X V', V' (m, kp): (2, kp)."""
+
+    def empty(self, n_features: int, kp: int) -> Total:
+        return Total(np.zeros((2, kp)))
+
+    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Floats, sums: Total) -> None:
+        frobenius.multiply_HT(X.indptr, X.indices, X.data, start, stop, shared, W)
+        for low in range(0, stop - start, TILE):
+            u = W[low : low + TILE]
+            positive, negative = np.maximum(u, 0), np.minimum(u, 0)
+            sums.value += [np.einsum("it,it->t", positive, positive), np.einsum("it,it->t", negative, negative)]
+
+
+class Side(NamedTuple):
+    """How W's columns come from U: which sign is kept, its factor, and what stands for zero."""
+
+    sign: Floats  # (kp,), 1 or -1; 0 for the padding
+    factor: Floats  # (kp,)
+    leading: int  # the component whose absolute values are taken
+    fill: float
+
+
+class KeepSide:
+    """Turns W, which holds U, into NNDSVD's W."""
+
+    def empty(self, n_features: int, kp: int) -> Total:
+        return Total(0.0)
+
+    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Side, sums: Total) -> None:
+        W[:, shared.leading] = np.abs(W[:, shared.leading])
+        np.multiply(W, shared.sign, out=W)
+        np.maximum(W, 0, out=W)
+        np.multiply(W, shared.factor, out=W)
+        keep = shared.sign != 0
+        W[:, keep] = np.where(W[:, keep] < ZERO, np.float32(shared.fill), W[:, keep])
+
+
+@dataclass(frozen=True)
+class RandomW:
+    """Fills W with scale·|N(0, 1)|, from a stream of its own for every run of rows."""
+
+    seed: int
+    scale: float
+    n_components: int
+
+    def empty(self, n_features: int, kp: int) -> Total:
+        return Total(0.0)
+
+    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Any, sums: Total) -> None:
+        # The rows' own values tell runs of equal position in different blocks apart.
+        content = int(X.indptr[stop] - X.indptr[start])
+        rng = np.random.default_rng([self.seed, start, stop, content])
+        W[:, : self.n_components] = np.abs(rng.standard_normal((stop - start, self.n_components), np.float32))
+        W *= np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class FillW:
+    """Sets every weight of W to one value."""
+
+    value: float
+    n_components: int
+
+    def empty(self, n_features: int, kp: int) -> Total:
+        return Total(0.0)
+
+    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Any, sums: Total) -> None:
+        W[:, : self.n_components] = self.value
+
+
+def pad_H(H: NDArray[Any]) -> Floats:
+    """H (k, m) in the layout of the kernels: transposed, float32, its topic axis padded with zeros: (m, kp)."""
+    k, m = H.shape
+    HT = np.zeros((m, -(-k // 8) * 8), np.float32)
+    HT[:, :k] = H.T
+    return HT
+
+
+def random_start(blocks: Blocks, seed: int, mean: float) -> Floats:
+    """scikit-learn's `init="random"`: both factors are √(mean/k)·|N(0, 1)|. Starts W, returns H (m, kp)."""
+    m, k = blocks.sizes.n_features, blocks.sizes.n_components
+    scale = float(np.sqrt(mean / k))
+    H = scale * np.abs(np.random.default_rng([seed, 1]).standard_normal((k, m), np.float32))
+    blocks.fetch(blocks.visit(RandomW(seed, scale, k), None))
+    return pad_H(H)
+
+
+def nndsvd_start(blocks: Blocks, seed: int, mean: float, fill_zeros: bool) -> Floats:
+    """NNDSVD, or NNDSVDa with `fill_zeros` (zeros become `mean`, the mean of X). Starts W, returns H (m, kp)."""
+    k, kp = blocks.sizes.n_components, blocks.sizes.kp
+    sigma, V = _singular_vectors(blocks, seed)
+    U_map = np.zeros((len(V), kp), np.float32)
+    U_map[:, :k] = V / np.maximum(sigma, np.finfo(np.float32).tiny)
+    squares = blocks.fetch(blocks.visit(SquaredSides(), read_only(U_map, np.float32))).value[:, :k]
+    fill = mean if fill_zeros else 0.0
+    HT, side = _sides(sigma, V, squares, fill, kp)
+    blocks.fetch(blocks.visit(KeepSide(), side))
+    return HT
+
+
+def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Doubles]:
+    """The k largest singular values of X and its right singular vectors (m, k), from a share of the rows."""
+    sizes = blocks.sizes
+    share = Share(0, max(1, sizes.n_rows // SAMPLE_ROWS))
+    width = min(-(-(sizes.n_components + OVERSAMPLING) // 8) * 8, max(8, sizes.n_features // 8 * 8))
+    Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
+    basis: list[Floats] = []
+    products: list[Floats] = []
+    for _ in range(KRYLOV_PASSES):
+        basis.append(_orthonormal(Q, basis))
+        products.append(blocks.fetch(blocks.visit(Project(), basis[-1], share)).value)
+        Q = products[-1]
+    K, AK = np.hstack(basis), np.hstack(products)
+    projected = (K.T @ AK).astype(np.float64)
+    values, vectors = np.linalg.eigh((projected + projected.T) / 2)
+    largest = np.argsort(-values)[: sizes.n_components]
+    sigma = np.sqrt(np.maximum(values[largest], 0.0) * share.of)
+    V = K @ vectors[:, largest].astype(np.float32)
+    return _padded(sigma, V, sizes.n_components)
+
+
+def _orthonormal(Q: Floats, basis: list[Floats]) -> Floats:
+    """Q's columns made orthonormal, and orthogonal to those of the basis (twice is enough: Kahan and Parlett)."""
+    for _ in range(2):
+        for B in basis:
+            Q = Q - B @ (B.T @ Q)
+        Q = np.linalg.qr(Q)[0]
+    return read_only(Q, np.float32)
+
+
+def _padded(sigma: Doubles, V: Doubles, k: int) -> tuple[Doubles, Doubles]:
+    """Zero components where the matrix has fewer singular vectors than k."""
+    missing = k - len(sigma)
+    return np.pad(sigma, (0, missing)), np.pad(V, ((0, 0), (0, missing)))
+
+
+def _sides(sigma: Doubles, V: Doubles, squares: Doubles, fill: float, kp: int) -> tuple[Floats, Side]:
+    """H, and how W comes from U: of each pair of singular vectors the signs whose sides weigh more."""
+    k = len(sigma)
+    positive, negative = np.maximum(V, 0), np.maximum(-V, 0)
+    v_norms = np.linalg.norm([positive, negative], axis=1)
+    u_norms = np.sqrt(squares)
+    weights = u_norms * v_norms
+    sign = np.where(weights[0] >= weights[1], 1, -1)
+    chosen = (sign < 0).astype(int), np.arange(k)
+    HT = np.zeros((len(V), kp), np.float32)
+    scale = np.sqrt(sigma * weights[chosen])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        HT[:, :k] = np.nan_to_num(np.where(sign > 0, positive, negative) * (scale / v_norms[chosen]))
+        factor = np.nan_to_num(scale / u_norms[chosen])
+    # The leading pair has one sign but for noise: absolute values, as in scikit-learn.
+    HT[:, 0], factor[0], sign[0] = np.sqrt(sigma[0]) * np.abs(V[:, 0]), np.sqrt(sigma[0]), 1
+    HT[:, :k][HT[:, :k] < ZERO] = fill
+    pad = (0, kp - k)
+    side = Side(np.pad(sign, pad).astype(np.float32), np.pad(factor, pad).astype(np.float32), 0, fill)
+    return HT, side
+
+
+def start(blocks: Blocks, init: str, seed: int, mean: float) -> Floats:
+    """Start W by `init` ("random", "nndsvd" or "nndsvda") and return H (m, kp). `mean` is that of X, zeros too."""
+    if init == "random":
+        return random_start(blocks, seed, mean)
+    return nndsvd_start(blocks, seed, mean, fill_zeros=init == "nndsvda")
+
+
+def fill(blocks: Blocks, value: float) -> None:
+    """Set every weight of W to one value: a start that any H can follow."""
+    blocks.fetch(blocks.visit(FillW(value, blocks.sizes.n_components), None, ALL))

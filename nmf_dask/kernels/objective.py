@@ -1,0 +1,272 @@
+"""What is minimized, one strip of rows at a time: the update of W, what H needs to know of it, the loss.
+
+An objective is a small picklable value. It never sees more than one strip of X and the `Sums` that the strip's
+rows add up to; H is updated from sums alone (DESIGN.md section 6). Padding, layout and dtypes are those of
+`nmf_dask.kernels.frobenius`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.kernels import coordinate_descent, frobenius, kullback_leibler
+from nmf_dask.kernels.matrices import Csr, read_only
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+TILE = 512  # rows: a tile of W, of X Hᵀ and of W G together fit the second-level cache for k up to 80
+FLOOR = 1e-20  # under any weight that matters, and its products with float32 weights are no denormals
+
+
+class Factor(NamedTuple):
+    """H as every strip needs it.
+
+    `HT` (m, kp), and `gram`: H Hᵀ (kp, kp) or, for KL, H's row sums (1, kp). `reset` (kp,), where there is one, is
+    added to every row of W first: weights for topics that died, since no product revives a zero.
+    """
+
+    HT: Floats
+    gram: Floats
+    reset: Floats | None = None
+
+
+@dataclass
+class Sums:
+    """What a set of rows says to H; the sums of two sets of rows add up to those of their union."""
+
+    XtW: Floats  # (m, kp); Frobenius: Xᵀ W, KL: Hᵀ ∘ (X / WH)ᵀ W, where H is what the rows were met with
+    WtW: Doubles  # (kp, kp) Frobenius: Wᵀ W; (1, kp) KL: W's column sums
+    loss: float = 0.0  # Frobenius: ‖X‖²; KL: the divergence of the new W and the H that the rows were met with
+    n_rows: float = 0.0
+
+    def add(self, other: Sums) -> None:
+        """Add the sums of other rows, in place."""
+        self.XtW += other.XtW
+        self.WtW += other.WtW
+        self.loss += other.loss
+        self.n_rows += other.n_rows
+
+    def scaled(self, factor: float) -> Sums:
+        """These sums with less weight, as a new value."""
+        return Sums(
+            self.XtW * np.float32(factor), self.WtW * factor, self.loss * factor, self.n_rows * factor
+        )
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """scikit-learn's penalties; those of W scale with m, those of H with the number of rows that were summed."""
+
+    l1_W: float = 0.0
+    l2_W: float = 0.0
+    l1_H: float = 0.0  # a row
+    l2_H: float = 0.0  # a row
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """One of the losses, with its solver and penalties."""
+
+    penalties: Penalties = Penalties()
+
+    @abstractmethod
+    def factor(self, HT: Floats) -> Factor:
+        """H with what is derived from it once for all strips."""
+
+    @abstractmethod
+    def empty(self, n_features: int, kp: int) -> Sums:
+        """The sums of no rows."""
+
+    @abstractmethod
+    def visit(
+        self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, sums: Sums
+    ) -> None:
+        """Update W (stop - start, kp), the rows `start` to `stop` of X, in place; add their sums to `sums`."""
+
+    def settled(self, sums: Sums, factor: Factor) -> Sums:
+        """The sums of all rows that were met with `factor`, as H's update wants them."""
+        return sums
+
+    @abstractmethod
+    def fold_in(self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int) -> None:
+        """Update W as `visit` does, without sums."""
+
+    @abstractmethod
+    def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
+        """A history for decaying sums to begin with, worth 1 / (1 - decay) times `sums`, under which H is at rest.
+
+        Without it, a feature that the first rows do not hold would get a zero in H for good.
+        """
+
+    @abstractmethod
+    def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
+        """H after `sweeps` updates from `sums`, as a new value; `parallel` maps over tiles of features."""
+
+    @abstractmethod
+    def divergence(self, sums: Sums, factor: Factor) -> float:
+        """The beta-divergence of the rows, not negative: of the W that the sums hold and `factor`.
+
+        For KL `factor` must be what the rows were met with: its sums know the loss of no other H.
+        """
+
+
+@dataclass(frozen=True)
+class Frobenius(Objective):
+    """Half the squared Frobenius norm, by multiplicative updates or, `solver="cd"`, coordinate descent (HALS)."""
+
+    solver: str = "mu"
+
+    def factor(self, HT: Floats) -> Factor:
+        HT = read_only(HT, np.float32)
+        return Factor(HT, read_only(HT.T @ HT, np.float32))
+
+    def empty(self, n_features: int, kp: int) -> Sums:
+        return Sums(np.zeros((n_features, kp), np.float32), np.zeros((kp, kp)))
+
+    def visit(
+        self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, sums: Sums
+    ) -> None:
+        for low, w in self._swept(X, start, stop, W, factor, sweeps):
+            sums.WtW += w.T @ w
+            frobenius.add_XtW(X.indptr, X.indices, X.data, low, low + len(w), w, sums.XtW)
+        sums.loss += _sum_squares(X, start, stop)
+        sums.n_rows += stop - start
+
+    def fold_in(self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int) -> None:
+        for _ in self._swept(X, start, stop, W, factor, sweeps):
+            pass
+
+    def _swept(
+        self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int
+    ) -> Iterable[tuple[int, Floats]]:
+        """Tiles of W after their sweeps, each with the row of X that it starts at."""
+        _reset(W, factor)
+        C = np.empty((TILE, W.shape[1]), np.float32)
+        for low in range(start, stop, TILE):
+            high = min(stop, low + TILE)
+            w, c = W[low - start : high - start], C[: high - low]
+            frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, factor.HT, c)
+            self._solve(w, c, factor.gram, self.penalties.l1_W, self.penalties.l2_W, sweeps)
+            yield low, w
+
+    def _solve(self, W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: int) -> None:
+        """`sweeps` updates of the rows of W for W G ≈ C: of W with C = X Hᵀ, of Hᵀ with C = Xᵀ W."""
+        C = read_only(C, np.float32)
+        if self.solver == "cd":
+            coordinate_descent.update_rows(W, C, G, l1, l2, sweeps)
+            return
+        WG = np.empty_like(W)
+        for _ in range(sweeps):
+            np.matmul(W, G, out=WG)
+            frobenius.multiply_by_ratio(W, C, WG, l1, l2, FLOOR)
+
+    def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
+        past = sums.scaled(1 / (1 - decay))
+        return replace(past, XtW=factor.HT @ past.WtW.astype(np.float32))
+
+    def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
+        HT, S = factor.HT.copy(), read_only(sums.WtW, np.float32)
+        l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
+
+        def solve(low: int) -> None:
+            self._solve(HT[low : low + TILE], sums.XtW[low : low + TILE], S, l1, l2, sweeps)
+
+        for _ in parallel(solve, range(0, len(HT), TILE)):
+            pass
+        return self.factor(HT)
+
+    def divergence(self, sums: Sums, factor: Factor) -> float:
+        gram = factor.HT.T.astype(np.float64) @ factor.HT
+        cross = _dot(sums.XtW, factor.HT)
+        return max(0.5 * (sums.loss - 2.0 * cross + float(np.sum(sums.WtW * gram))), 0.0)
+
+
+@dataclass(frozen=True)
+class KullbackLeibler(Objective):
+    """The generalized Kullback-Leibler divergence, by multiplicative updates."""
+
+    floor: float = 1e-12
+
+    def factor(self, HT: Floats) -> Factor:
+        HT = read_only(HT, np.float32)
+        return Factor(HT, read_only(HT.sum(axis=0, dtype=np.float64)[np.newaxis], np.float32))
+
+    def empty(self, n_features: int, kp: int) -> Sums:
+        return Sums(np.zeros((n_features, kp), np.float32), np.zeros((1, kp)))
+
+    def visit(
+        self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, sums: Sums
+    ) -> None:
+        _reset(W, factor)
+        sums.loss += self._rows(X, start, stop, W, factor, sweeps, sums.XtW)
+        w_sums = W.sum(axis=0, dtype=np.float64)
+        sums.loss += float(w_sums @ factor.gram[0])
+        sums.WtW += w_sums
+        sums.n_rows += stop - start
+
+    def settled(self, sums: Sums, factor: Factor) -> Sums:
+        # H's numerator holds the H of its time: decayed sums mix rows that were met with different ones.
+        return replace(sums, XtW=sums.XtW * factor.HT)
+
+    def fold_in(self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int) -> None:
+        self._rows(X, start, stop, W, factor, sweeps, np.empty((0, W.shape[1]), np.float32))
+
+    def _rows(
+        self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, numerators: Floats
+    ) -> float:
+        part: float = kullback_leibler.update_rows(
+            X.indptr, X.indices, X.data, start, stop, W, factor.HT, factor.gram[0], sweeps,
+            self.penalties.l1_W, self.penalties.l2_W, self.floor, numerators,
+        )  # fmt: skip
+        return part
+
+    def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
+        past = sums.scaled(1 / (1 - decay))
+        return replace(past, XtW=factor.HT * past.WtW[0].astype(np.float32))
+
+    def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
+        l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
+        w_sums = sums.WtW[0].astype(np.float32) + np.float32(l1)
+        HT = np.empty_like(factor.HT)
+
+        def divide(low: int) -> None:
+            numerators, old = sums.XtW[low : low + TILE], factor.HT[low : low + TILE]
+            new = numerators / np.maximum(w_sums + np.float32(l2) * old, FLOOR)
+            HT[low : low + TILE] = np.where(numerators > 0, np.maximum(new, FLOOR), 0)
+
+        for _ in parallel(divide, range(0, len(HT), TILE)):
+            pass
+        return self.factor(HT)
+
+    def divergence(self, sums: Sums, factor: Factor) -> float:
+        return max(sums.loss, 0.0)
+
+
+def _reset(W: Floats, factor: Factor) -> None:
+    if factor.reset is not None:
+        W += factor.reset
+
+
+def _sum_squares(X: Csr, start: int, stop: int) -> float:
+    """Sum of the squares of rows `start` to `stop`; float32 within a stretch of values, float64 over stretches."""
+    values = X.data[X.indptr[start] : X.indptr[stop]]
+    return float(sum(np.dot(v, v).astype(np.float64) for v in _stretches(values)))
+
+
+def _stretches(values: Floats) -> Iterable[Floats]:
+    return (values[low : low + 8192] for low in range(0, len(values), 8192))
+
+
+def _dot(A: Floats, B: Floats) -> float:
+    """⟨A, B⟩; float32 within a tile of rows, float64 over tiles."""
+    return float(
+        sum(np.vdot(A[low : low + 64], B[low : low + 64]).astype(np.float64) for low in range(0, len(A), 64))
+    )
