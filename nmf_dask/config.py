@@ -254,7 +254,7 @@ class ClusterSettings(Section):
     )
     workers: PositiveInt | None = Field(
         None,
-        description="worker processes to start, or of a running cluster to wait for; none: threads of this process",
+        description="worker processes to start, or to wait for where a cluster runs; none: this process",
         examples=[4],
     )
     threads_per_worker: PositiveInt | None = Field(
@@ -272,7 +272,7 @@ class ClusterSettings(Section):
         if self.scheduler is not None and given:
             _refuse(
                 ("scheduler", *given),
-                f'the workers of a running cluster have theirs already; leave out {" and ".join(given)}, or set "none"',
+                f'the workers run already, as they are; leave out {" and ".join(given)}, or set "none"',
             )
         return self
 
