@@ -268,7 +268,7 @@ class TestMeter:
     def test_nothing_known(self):
         meter = Meter(Clock())
         meter.begin("plan")
-        assert (meter.progress(), meter.seconds_left()) == ("0 steps", None)
+        assert (meter.progress(), meter.seconds_left()) == ("", None)
 
     def test_one(self):
         meter = Meter(Clock())

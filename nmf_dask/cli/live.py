@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nmf_dask.cli.display import Clock, LineDisplay, adopt_loggers, connection
+from nmf_dask.cli.meter import duration
 from nmf_dask.config import redact
 from nmf_dask.observer import Pass
 
@@ -72,9 +73,10 @@ class LiveDisplay(LineDisplay):
         meter = self.meter
         rows: list[RenderableType] = []
         if meter.name:
-            bar = [ProgressBar(total=meter.total, completed=meter.done, width=24)] if meter.total else []
             first = Table.grid(padding=(0, 2))
-            first.add_row(_cell(meter.name, "bold"), *bar, _cell(meter.counted()), _cell(meter.left()))
+            bar = ProgressBar(total=meter.total, completed=meter.done, width=24, pulse=meter.total is None)
+            left = meter.left() or duration(meter.seconds())
+            first.add_row(_cell(meter.name, "bold"), bar, *map(_cell, filter(None, [meter.counted(), left])))
             rows.append(first)
             pace = "  ".join(filter(None, [meter.loss(), meter.rate()]))
             rows += [_cell(pace)] if pace else []

@@ -71,7 +71,7 @@ class Meter:
     def counted(self) -> str:
         """Such as: 12/64 partitions."""
         if self.total is None:
-            return self._of_unit(self.done)
+            return self._of_unit(self.done) if self.done else ""
         return f"{self.done}/{self._of_unit(self.total)}"
 
     def _of_unit(self, number: int) -> str:
