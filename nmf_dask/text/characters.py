@@ -1,0 +1,113 @@
+"""Character n-grams of UTF-8 text, across words or within them: the analyzers "char" and "char_wb"."""
+
+from typing import Any
+
+import numpy as np
+
+from nmf_dask.kernels.compiled import compiled
+from nmf_dask.text.fold import CODE_POINT, EXPANDS, SPACE
+from nmf_dask.text.terms import PADDING, count_ngrams
+from nmf_dask.text.words import decoded, put
+
+
+@compiled
+def put_character(entry: Any, within_words: Any, buffer: Any, starts: Any, n: Any, run: Any) -> Any:
+    """Add one folded character; returns their number, and 0, 1 or 2 for the white space that ends them.
+
+    A run of white space becomes one space; a single one stays, except where n-grams stay within words.
+    """
+    p = starts[n]
+    if not entry & SPACE:
+        starts[n + 1] = put(buffer, p, entry & CODE_POINT)
+        return n + 1, 0
+    if run == 0 and not within_words:
+        starts[n + 1] = put(buffer, p, entry & CODE_POINT)
+        return n + 1, 1
+    if run == 1:
+        n -= 1
+        p = starts[n]
+    if run < 2:
+        buffer[p] = 32
+        starts[n + 1] = p + 1
+        return n + 1, 2
+    return n, 2
+
+
+@compiled
+def scan_characters(
+    data: Any, start: Any, stop: Any, table: Any, sequences: Any, within_words: Any, buffer: Any, starts: Any
+) -> Any:
+    """The folded characters of one document, number i at starts[i] of the buffer; returns how many there are.
+
+    Where n-grams stay within words, one space is before, between and after the words.
+    """
+    n = run = 0
+    starts[0] = 0
+    if within_words:
+        n, run = put_character(32 | SPACE, within_words, buffer, starts, n, run)
+    i = start
+    while i < stop:
+        point, width = np.int64(data[i]), 1
+        if point >= 128:
+            point, width = decoded(data, i)
+        i += width
+        entry = np.int64(table[point])
+        if entry & EXPANDS:
+            position = entry & CODE_POINT
+            for j in range(position + 1, position + 1 + np.int64(sequences[position])):
+                n, run = put_character(np.int64(sequences[j]), within_words, buffer, starts, n, run)
+        else:
+            n, run = put_character(entry, within_words, buffer, starts, n, run)
+    if within_words and run == 0:
+        n, run = put_character(32 | SPACE, within_words, buffer, starts, n, run)
+    return n
+
+
+@compiled
+def count_within_words(
+    tally: Any, buffer: Any, starts: Any, n_characters: Any, shortest: Any, longest: Any, row: Any
+) -> Any:
+    """Count the n-grams of each word with the spaces around it; a word too short for n counts once."""
+    first = 0
+    for i in range(1, n_characters):
+        if buffer[starts[i]] != 32:
+            continue
+        length = i + 1 - first
+        for n in range(shortest, longest + 1):
+            tally = count_ngrams(tally, buffer, starts, first, i + 1, min(n, length), 0, row)
+            if n >= length:
+                break
+        first = i
+    return tally
+
+
+@compiled
+def count_characters(
+    tally: Any,
+    data: Any,
+    begins: Any,
+    ends: Any,
+    table: Any,
+    sequences: Any,
+    room: Any,
+    within_words: Any,
+    shortest: Any,
+    longest: Any,
+    indptr: Any,
+) -> Any:
+    """Count the character n-grams of documents data[begins[d]:ends[d]]; row d ends at indptr[d].
+
+    `room` is the number of bytes that the longest document has, folded, at most.
+    """
+    buffer = np.empty(room + 2 + PADDING, np.uint8)
+    starts = np.empty(room + 3, np.int64)
+    for d in range(len(begins)):
+        row = tally.sizes[2]
+        n = scan_characters(data, begins[d], ends[d], table, sequences, within_words, buffer, starts)
+        if within_words:
+            tally = count_within_words(tally, buffer, starts, n, shortest, longest, row)
+        else:
+            for length in range(shortest, min(longest, n) + 1):
+                tally = count_ngrams(tally, buffer, starts, 0, n, length, 0, row)
+        indptr[d] = tally.sizes[2]
+    return tally
