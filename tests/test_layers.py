@@ -21,9 +21,9 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
     {"pipeline": set(), "report": set(), "demo": {"pipeline"}},
     {"cluster": set(), "distributed": {"cluster"}},
-    {"model": {"store"}, "evaluation": {"model"}, "store": set()},
+    {"model": {"store"}, "evaluation": {"model"}, "staging": {"store"}, "store": set()},
     {"factorization": set(), "vocabulary": set()},
-    {"initialization": {"blocks"}, "blocks": set()},
+    {"initialization": {"blocks"}, "blocks": set(), "tasks": set()},
     {"corpus": set(), "text": set()},
     {"kernels": set()},
     {
