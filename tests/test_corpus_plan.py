@@ -52,10 +52,10 @@ def test_target_is_a_sixteenth_of_a_small_corpus_between_4_mib_and_the_setting(
     ("shapes", "sizes"),
     [
         ([(10, MIB)], [10]),
-        ([(10, 31 * MIB)], [10]),
-        # One row group of 64 MiB: four pieces of 16 MiB, though the target is 4 MiB.
-        ([(100, 64 * MIB)], [25, 25, 25, 25]),
-        # Beyond the corpus's last target: 2 GiB in one row group.
+        ([(10, 5 * MIB)], [10]),
+        # One row group of 64 MiB, where the target is 4 MiB.
+        ([(160, 64 * MIB)], [10] * 16),
+        # 2 GiB in one row group.
         ([(320, 2048 * MIB)], [10] * 32),
         # A document is never cut.
         ([(2, 1024 * MIB)], [1, 1]),
@@ -108,7 +108,7 @@ def test_every_row_is_in_one_partition_in_order_and_sizes_are_bounded(
     ]
     assert [partition.index for partition in partitions] == list(range(len(partitions)))
     target = target_bytes(sum(group.text_bytes for group in row_groups), partition_bytes)
-    bound = max(2 * target, LARGEST_UNCUT)
+    bound = LARGEST_UNCUT * target + 1
     first_row = 0
     for partition in partitions:
         assert partition.first_row == first_row

@@ -44,12 +44,20 @@ def test_a_real_corpus_is_read_whole():
     st.integers(1, 12),
     st.integers(1, 9),
     st.booleans(),
+    st.sampled_from(["1.0", "2.0"]),
 )
-def test_any_cut_gives_the_rows_back(tmp_path, files, row_group_size, max_rows, dictionary):
+def test_any_cut_gives_the_rows_back(tmp_path, files, row_group_size, max_rows, dictionary, version):
     row_groups = []
     for number, texts in enumerate(files):
         path = tmp_path / f"{number}.parquet"
-        options: dict[str, Any] = {"use_dictionary": dictionary, "data_page_size": 64}
+        # Pages of three values; dictionaries that are given up after a few.
+        options: dict[str, Any] = {
+            "use_dictionary": dictionary,
+            "dictionary_pagesize_limit": 40,
+            "data_page_version": version,
+            "data_page_size": 1,
+            "write_batch_size": 3,
+        }
         write(path, pa.array(texts, pa.string()), row_group_size=row_group_size, **options)
         if texts:
             corpus = opened(path)
@@ -81,14 +89,14 @@ def test_a_giant_row_group_is_cut_and_read_in_bounded_memory(tmp_path):
     write(tmp_path / "a.parquet", texts, use_dictionary=False, compression="zstd", row_group_size=50_000)
     corpus = opened(tmp_path)
     assert corpus.text_bytes > 60 * 10**6
-    assert len(corpus.partitions) == 4
+    assert len(corpus.partitions) == 15
     last = corpus.partitions[-1]
     # A process of its own, since Arrow's peak is that of all its life.
     printed = subprocess.run(
         [sys.executable, "-c", READ_LAST], input=pickle.dumps(last), capture_output=True, check=True
     ).stdout.decode()
     peak, n_rows, *rest = printed.split()
-    assert int(n_rows) == last.n_rows == 12_500
+    assert int(n_rows) == last.n_rows == 3_334
     assert rest == (texts[last.first_row] + texts[-1]).split()
     assert int(peak) < last.text_bytes + 24 * MIB < corpus.text_bytes
 
@@ -133,7 +141,7 @@ def test_without_ids_rows_are_numbered_over_the_corpus(tmp_path):
     for name in ("a", "b", "c"):
         write(tmp_path / f"{name}.parquet", [name] * 4, row_group_size=3)
     corpus = opened(tmp_path, partition_bytes=1)
-    assert len(corpus.partitions) == 6
+    assert len(corpus.partitions) == 12
     assert corpus.id_type == pa.int64()
     assert ids_of(corpus).type == pa.int64()
     assert ids_of(corpus).to_pylist() == list(range(12))
@@ -158,6 +166,18 @@ def damage(path: Path, row_group: int, column: int, length: int = 400) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + length] = b"\xa5" * length
     path.write_bytes(content)
+
+
+def test_a_damaged_page_header_before_a_piece_is_named(tmp_path):
+    path = write(tmp_path / "a.parquet", [f"document {n}" for n in range(5_000)], use_dictionary=False)
+    last = opened(path, partition_bytes=20_000).partitions[-1]
+    assert last.pieces[0].start > 0
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    with pytest.raises(InputDataError, match="row group 0 of column 'text' cannot be decoded"):
+        read_texts(last, "text")
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip"])

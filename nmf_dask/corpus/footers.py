@@ -123,12 +123,15 @@ def check_extent(footer: Footer, location: Location, column: Column) -> None:
             )
 
 
+def leaf_of(footer: Footer, name: str) -> int:
+    """Number of a top-level column among the columns that are stored: a nested one is stored in several."""
+    return sum(_leaves(footer.schema.field(before).type) for before in range(footer.schema.names.index(name)))
+
+
 def _find(footer: Footer, location: Location, name: str, flag: str) -> Column:
     names = footer.schema.names
     if names.count(name) == 1:
-        position = names.index(name)
-        leaf = sum(_leaves(footer.schema.field(before).type) for before in range(position))
-        return Column(name, _plain(footer.schema.field(position).type), leaf)
+        return Column(name, _plain(footer.schema.field(name).type), leaf_of(footer, name))
     if name in names:
         raise InputDataError(
             f"{location}: {names.count(name)} columns are named {name!r}. Rename all but one."

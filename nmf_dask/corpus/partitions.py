@@ -14,11 +14,9 @@ MIB = 2**20
 FEWEST_PARTITIONS = 16
 # Below this a partition's tasks cost about as much as its work.
 SMALLEST_TARGET = 4 * MIB
-# A piece of a row group starts with decoding everything before it in that row group (Parquet has no way in
-# through pyarrow), at about five times the speed of counting. So only a row group that is large is cut, and
-# not into small pieces.
-LARGEST_UNCUT = 32 * MIB
-SMALLEST_CUT = 16 * MIB
+# A row group of more than this many targets is cut. Less is not worth it: a cut costs a second read of the
+# footer and of the dictionary, and from an object store of all bytes before it in the row group.
+LARGEST_UNCUT = 1.5
 # W of a partition takes rows x k floats, however short the texts are.
 MAX_ROWS = 2**20
 
@@ -90,13 +88,13 @@ def plan_partitions(
 ) -> tuple[Partition, ...]:
     """Pack consecutive row groups into partitions of about the target; every row once, order kept.
 
-    A partition never has more than `max_rows` rows, and never more text than the larger of twice the target
-    and `LARGEST_UNCUT`, save where a single document has (by the footers, which take rows of a row group to
+    A partition never has more than `max_rows` rows, and never more text than `LARGEST_UNCUT` targets,
+    save where a single document has (by the footers, which take rows of a row group to
     be of equal length).
     """
     left = sum(group.text_bytes for group in row_groups)
     target = target_bytes(left, partition_bytes)
-    limit = max(2 * target, LARGEST_UNCUT)
+    limit = LARGEST_UNCUT * target
     planned = max(1, -(-left // target))
     share = left / planned
     partitions: list[Partition] = []
@@ -128,8 +126,8 @@ def _cut(row_groups: Sequence[RowGroup], target: int, max_rows: int) -> Iterator
     """Row groups in order, those too large in equal ranges of rows, each with its text bytes."""
     for group in row_groups:
         parts = -(-group.n_rows // max_rows)
-        if group.text_bytes > max(2 * target, LARGEST_UNCUT):
-            parts = max(parts, -(-group.text_bytes // max(target, SMALLEST_CUT)))
+        if group.text_bytes > LARGEST_UNCUT * target:
+            parts = max(parts, round(group.text_bytes / target))
         parts = min(parts, group.n_rows)
         for part in range(parts):
             start, stop = (group.n_rows * edge // parts for edge in (part, part + 1))

@@ -10,8 +10,9 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nmf_dask.corpus.footers import brief, damaged, read_footer
+from nmf_dask.corpus.footers import Footer, brief, damaged, leaf_of, read_footer
 from nmf_dask.corpus.locations import explain
+from nmf_dask.corpus.pages import WithoutPages, pages_before
 from nmf_dask.corpus.partitions import MIB, Partition, Piece, SourceFile
 from nmf_dask.errors import InputDataError
 
@@ -20,6 +21,8 @@ BATCH_BYTES = 4 * MIB
 MAX_BATCH_ROWS = 2**16
 # Without a buffer the reader loads a row group's whole column, of which a piece may need a small part.
 BUFFER_BYTES = 8 * MIB
+# On a local disk, the next page is looked for by a read of one block.
+SEEK_BYTES = 4096
 # Arrow raises OSError for a page that does not decode as for a request that fails; these are requests.
 _REQUEST = re.compile(r"AWS Error|google::cloud|Azure|HDFS|curlCode|[Tt]imed? ?out")
 
@@ -73,14 +76,14 @@ def _decoded(chunk: pa.Array) -> pa.Array:
 
 def _read(partition: Partition, column: str, batch_rows: int) -> Iterator[tuple[Piece, pa.Array]]:
     for file, pieces in groupby(partition.pieces, key=lambda piece: piece.file):
-        with _opened(file) as parquet:
+        with _opened(file) as (source, footer):
             for piece in pieces:
-                for chunk in _rows(parquet, piece, column, batch_rows):
+                for chunk in _rows(source, footer, piece, column, batch_rows):
                     yield piece, chunk
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
+def _opened(file: SourceFile) -> Iterator[tuple[pa.NativeFile, Footer]]:
     """The file, where it still is the one that the plan was made for."""
     footer = read_footer(file.location)
     if (footer.size, footer.digest) != (file.size, file.digest):
@@ -94,22 +97,29 @@ def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
     except OSError as error:
         raise explain(error, file.location, "read") from None
     with source:
-        yield pq.ParquetFile(
+        yield source, footer
+
+
+def _rows(
+    source: pa.NativeFile, footer: Footer, piece: Piece, column: str, batch_rows: int
+) -> Iterator[pa.Array]:
+    position = 0
+    try:
+        if piece.start:
+            chunk = footer.metadata.row_group(piece.row_group).column(leaf_of(footer, column))
+            block = SEEK_BYTES if piece.file.location.is_local else BUFFER_BYTES
+            gap = pages_before(source, chunk, piece.start, block)
+            source, position = pa.PythonFile(WithoutPages(source, gap), "r"), gap.n_rows
+        parquet = pq.ParquetFile(
             source,
             metadata=footer.metadata,
             pre_buffer=False,
             buffer_size=BUFFER_BYTES,
             page_checksum_verification=True,
         )
-
-
-def _rows(parquet: pq.ParquetFile, piece: Piece, column: str, batch_rows: int) -> Iterator[pa.Array]:
-    position = 0
-    try:
-        batches = parquet.iter_batches(
+        for batch in parquet.iter_batches(
             batch_rows, row_groups=[piece.row_group], columns=[column], use_threads=False
-        )
-        for batch in batches:
+        ):
             start = max(piece.start - position, 0)
             stop = min(piece.stop - position, batch.num_rows)
             if start < stop:
