@@ -58,7 +58,7 @@ def pages_before(source: pa.NativeFile, chunk: pq.ColumnChunkMetaData, row: int,
 
 
 class WithoutPages(io.RawIOBase):
-    """The data pages of a chunk that end at or before a row; none where the headers make no sense.
+    """The file as if a column chunk ended early: the gap is missing, and nothing follows the chunk."""
 
     def __init__(self, source: pa.NativeFile, gap: Gap) -> None:
         self._source, self._gap, self._place = source, gap, 0
