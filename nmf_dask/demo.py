@@ -177,7 +177,7 @@ def write_corpus(documents: list[Document], folder: Path) -> DemoCorpus:
             dict(zip(Document._fields, zip(*documents[first : first + per_file], strict=True), strict=True))
         )
         files.append(folder / f"demo-{number:05d}.parquet")
-        pq.write_table(table, files[-1], compression="zstd")
+        pq.write_table(table, files[-1], row_group_size=1_000, compression="zstd")
     text_bytes = sum(len(document.text.encode()) for document in documents)
     return DemoCorpus(len(documents), text_bytes, tuple(files))
 
