@@ -85,7 +85,7 @@ def test_equals_scikit_learn(iterations, alpha, l1_ratio):
     n, m, k = 60, 40, 5
     rng = np.random.default_rng(11)
     X = sp.random_array((n, m), density=0.15, rng=rng).toarray()
-    # At scikit-learn's scale, so that no component dies: one that comes back from 1e-16 has no digits to compare.
+    # At scikit-learn's scale, so that no component dies: what comes back from 1e-16 has no digits to compare.
     scale = np.sqrt(X.mean() / k)
     W, H = scale * rng.random((n, k)), scale * rng.random((k, m))
     model = NMF(

@@ -1,4 +1,4 @@
-"""The Kullback-Leibler kernel against ten lines of dense NumPy, and against scikit-learn over many iterations."""
+"""The Kullback-Leibler kernel against ten lines of dense NumPy, and scikit-learn over many iterations."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def padded(A):
 
 
 def run(X, W, H, sweeps, l1=0.0, l2=0.0, start=0, stop=None, statistics=True):
-    """update_rows on float64 (k, m) factors: W, numerators (k, m) and loss, and that the padding stays zero."""
+    """update_rows on float64 factors: W, numerators (k, m) and loss; checks that the padding stays zero."""
     X = sp.csr_array(X)
     stop = X.shape[0] if stop is None else stop
     k = W.shape[1]

@@ -1,8 +1,8 @@
 """Coordinate descent on the rows of W (HALS) for the Frobenius loss, from small matrices of products.
 
-Cichocki and Phan, "Fast local algorithms for large scale nonnegative matrix and tensor factorizations" (2009), as
-in scikit-learn's `solver="cd"` without shuffling. Rows do not depend on one another, and a row's coordinates must
-be taken in turn: so a tile of rows is transposed and the eight lanes hold eight rows.
+Cichocki and Phan, "Fast local algorithms for large scale nonnegative matrix and tensor factorizations"
+(2009), as in scikit-learn's `solver="cd"` without shuffling. Rows do not depend on one another, and a row's
+coordinates must be taken in turn: so a tile of rows is transposed, and the eight lanes hold eight rows.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.kernels.lanes import broadcast, load, maximum, multiply_add, store
 
-# Rows a tile: their sums take eight of the sixteen registers, and 64 rows of 56 weights half the first-level cache.
+# Rows a tile: their sums take eight of the sixteen registers, and 64 rows of 56 weights are 14 KB, which stay
+# in first-level cache.
 TILE = 64
 
 Floats = NDArray[np.float32]
@@ -21,9 +22,10 @@ Floats = NDArray[np.float32]
 def update_rows(W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: int) -> None:
     """Sweep cyclically over the coordinates of every row of W, (n, kp), in place.
 
-    For H: C = X Hᵀ, (n, kp), and G = H Hᵀ, (kp, kp). The same updates H transposed, (m, kp), from C = (Wᵀ X)ᵀ and
-    G = Wᵀ W. Coordinate t goes to max(w_t - (sum_r w_r G'_rt - C_t + l1) / G'_tt, 0) with G' = G + l2 I, and stays
-    where G'_tt is zero. G must be symmetric.
+    C = X Hᵀ, (n, kp), and G = H Hᵀ, (kp, kp). The same updates H transposed, (m, kp), from C = (Wᵀ X)ᵀ and
+    G = Wᵀ W. Coordinate t goes to max(w_t - (sum_r w_r G'_rt - C_t + l1) / G'_tt, 0) with G' = G + l2 I, and
+    stays where G'_tt is zero. All are float32 and C-contiguous, G is symmetric, the padding is zero and stays
+    zero.
     """
     n, kp = W.shape
     tile = np.zeros((kp, TILE), np.float32)

@@ -1,14 +1,12 @@
-"""Divergences of a matrix and its factorization, in float64: to check and to report with, not to iterate on."""
+"""Divergences of a matrix and its factorization, in float64: to check and report with, not to iterate on."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    import scipy.sparse
-
-    Matrix = ArrayLike | scipy.sparse.spmatrix | scipy.sparse.sparray
+# Dense, or any matrix or array of scipy.sparse, which ships no types.
+Matrix = Any
 
 Doubles = NDArray[np.float64]
 
@@ -22,18 +20,18 @@ _BETA = {"frobenius": 2.0, "kullback-leibler": 1.0}
 
 
 def beta_divergence(
-    X: "Matrix", W: ArrayLike, H: ArrayLike, beta_loss: str | float, square_root: bool = False
+    X: Matrix, W: ArrayLike, H: ArrayLike, beta_loss: str | float, square_root: bool = False
 ) -> float:
     """The beta-divergence of X, (n, m), and W H, with W (n, k) and H (k, m).
 
     "frobenius" or 2: half the squared Frobenius norm of X - WH. "kullback-leibler" or 1: the generalized
-    Kullback-Leibler divergence, the sum of x log(x / wh) - x + wh. With `square_root` the root of twice that: what
-    scikit-learn calls the reconstruction error. X is dense or of any scipy.sparse format, indices in any order;
-    for a sparse X neither WH nor anything of its size is made.
+    Kullback-Leibler divergence, the sum of x log(x / wh) - x + wh. With `square_root` the root of twice that,
+    scikit-learn's reconstruction error. X is dense or of any scipy.sparse format, indices in any order; for a
+    sparse X neither WH nor anything of its size is made.
 
-    The numbers are those of scikit-learn's private `_beta_divergence` (Févotte and Idier 2011, eq. 2 and 3), which
-    for a sparse X with unsorted indices pairs values with the wrong columns. Under Kullback-Leibler, values of X up
-    to EPSILON count as zero and WH as at least EPSILON, as there.
+    The numbers are those of scikit-learn's private `_beta_divergence` (Févotte and Idier 2011, eq. 2 and 3),
+    which for a sparse X with unsorted indices pairs values with the wrong columns. Under Kullback-Leibler,
+    values of X up to EPSILON count as zero and WH as at least EPSILON, as there.
 
     Raises ValueError for shapes that do not fit, for negative values where the divergence has none, and for
     another `beta_loss`.
@@ -53,11 +51,11 @@ def beta_divergence(
 
 
 def kullback_leibler_divergence(p: ArrayLike, q: ArrayLike) -> float:
-    """The generalized Kullback-Leibler divergence: the sum of p log(p / q) - p + q over two arrays of one shape.
+    """The sum of p log(p / q) - p + q over two arrays of one shape: generalized Kullback-Leibler.
 
-    0 log 0 is 0, and the divergence is infinite where q is 0 and p is not: the sum of scipy.special.kl_div. For two
-    probability distributions it is the ordinary Kullback-Leibler divergence. Raises ValueError for shapes that
-    differ and for negative values.
+    0 log 0 is 0, and the divergence is infinite where q is 0 and p is not: the sum of scipy.special.kl_div.
+    For two probability distributions it is the ordinary Kullback-Leibler divergence. Raises ValueError for
+    shapes that differ and for negative values.
     """
     p = np.asarray(p, dtype=np.float64)
     q = np.asarray(q, dtype=np.float64)
@@ -70,7 +68,7 @@ def kullback_leibler_divergence(p: ArrayLike, q: ArrayLike) -> float:
     return float(kl_div(p, q).sum())
 
 
-def frobenius_norm(a: "Matrix") -> float:
+def frobenius_norm(a: Matrix) -> float:
     """The square root of the sum of squares, of a dense array or a scipy.sparse matrix."""
     if _is_sparse(a):
         a = _canonical(a).data
@@ -79,7 +77,7 @@ def frobenius_norm(a: "Matrix") -> float:
 
 def _beta(beta_loss: str | float) -> float:
     beta = _BETA.get(beta_loss) if isinstance(beta_loss, str) else float(beta_loss)
-    if beta not in _BETA.values():
+    if beta is None or beta not in _BETA.values():
         known = ", ".join(f'"{name}" ({value:g})' for name, value in _BETA.items())
         raise ValueError(f"beta_loss is {beta_loss!r}; it must be one of {known}")
     return beta

@@ -1,12 +1,15 @@
 """Eight float32 at a time: the few vector operations that the kernels are written in.
 
-LLVM vectorises a plain loop over a row of fifty weights badly: it adds a remainder loop and overlap checks that
-cost more than the row does. These operations say what is meant, compile faster than that search, and run on any
-processor (LLVM splits the eight lanes where registers hold fewer). For use inside compiled functions only.
+LLVM vectorises a plain loop over a row of fifty weights badly: it adds a remainder loop and overlap checks
+that cost more than the row does. These operations say what is meant, compile faster than that search, and run
+on any processor (LLVM splits the eight lanes where registers hold fewer). Inside compiled functions only.
 
-Arrays are C-contiguous float32 of any dimension (others do not compile); an offset counts elements from their
-start and is not checked.
+Arrays are C-contiguous float32 of any dimension (others do not compile); an offset counts elements from
+their start and is not checked.
 """
+
+# numba and llvmlite ship no types.
+# mypy: disable-error-code="untyped-decorator,import-untyped"
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +24,7 @@ _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 
 
-class _LanesType(types.Type):  # type: ignore[misc]
+class _LanesType(types.Type):
     def __init__(self) -> None:
         super().__init__(name="Lanes")
 
@@ -45,9 +48,11 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: An
     return builder.bitcast(builder.gep(data, [offset]), _FLOATS.as_pointer())
 
 
-def _call(builder: Any, name: str, *operands: Any) -> Any:
-    signature = ir.FunctionType(_FLOATS, [_FLOATS] * len(operands))
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), operands)
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c. Not `fma`, which is a slow library call where the processor has no such instruction."""
+    signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.fmuladd.v8f32")
+    return builder.call(function, [a, b, c])
 
 
 def _constant(vector_type: Any, value: float | int) -> Any:
@@ -70,6 +75,17 @@ def load(typing: Any, array: Any, offset: Any) -> Any:
 
     _check_array(array)
     return _LANES(array, types.intp), generate
+
+
+@intrinsic
+def at(typing: Any, array: Any, position: Any) -> Any:
+    """array[position] of a one-dimensional array of any type, without the test for positions below zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, operands[0]).data
+        return builder.load(builder.gep(data, [operands[1]]))
+
+    return array.dtype(array, types.intp), generate
 
 
 @intrinsic
@@ -97,8 +113,8 @@ def broadcast(typing: Any, value: Any) -> Any:
 
 @intrinsic
 def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, fused where the processor can (`fma` would be a slow library call where it cannot)."""
-    return _elementwise(lambda builder, *abc: _call(builder, "llvm.fmuladd.v8f32", *abc), 3)
+    """a * b + c, rounded once where the processor can."""
+    return _elementwise(_fused, 3)
 
 
 @intrinsic
@@ -141,29 +157,34 @@ def zero_below(typing: Any, a: Any, threshold: Any) -> Any:
     return _elementwise(emit, 2)
 
 
-# The bits of sqrt(1/2): mantissas counted from there lie around 1, where a logarithm's polynomial is good.
+# The bits of sqrt(1/2): mantissas counted from there lie around 1, where a polynomial is good.
 _SQRT_HALF_BITS = 0x3F3504F3
+_LOG_2 = 0.6931471805599453
+
+# log(1 + f) = f - f**2 / 2 + f**3 times this polynomial, the highest power first: that of `logf` in the
+# Cephes library (Moshier). Errors are those of float32.
+_LOG_COEFFICIENTS = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
 
 
 @intrinsic
-def exponent(typing: Any, a: Any) -> Any:
-    """The e of a = 2**e * mantissa(a), as a float; a positive and normal. Of 0 some finite number."""
+def log(typing: Any, a: Any) -> Any:
+    """The natural logarithm of what is positive and not denormal; of 0 some finite number."""
 
     def emit(builder: Any, a: Any) -> Any:
         bits = builder.sub(builder.bitcast(a, _INTS), _constant(_INTS, _SQRT_HALF_BITS))
-        return builder.sitofp(builder.ashr(bits, _constant(_INTS, 23)), _FLOATS)
-
-    return _elementwise(emit, 1)
-
-
-@intrinsic
-def mantissa(typing: Any, a: Any) -> Any:
-    """The mantissa in [sqrt(1/2), sqrt(2)) that belongs to exponent(a)."""
-
-    def emit(builder: Any, a: Any) -> Any:
-        bits = builder.sub(builder.bitcast(a, _INTS), _constant(_INTS, _SQRT_HALF_BITS))
-        bits = builder.and_(bits, _constant(_INTS, 0x007FFFFF))
-        return builder.bitcast(builder.add(bits, _constant(_INTS, _SQRT_HALF_BITS)), _FLOATS)
+        exponent = builder.sitofp(builder.ashr(bits, _constant(_INTS, 23)), _FLOATS)
+        mantissa = builder.add(
+            builder.and_(bits, _constant(_INTS, 0x007FFFFF)), _constant(_INTS, _SQRT_HALF_BITS)
+        )
+        f = builder.fadd(builder.bitcast(mantissa, _FLOATS), _constant(_FLOATS, -1.0))
+        polynomial = _constant(_FLOATS, 0.0)
+        for coefficient in (*_LOG_COEFFICIENTS, -0.5):
+            polynomial = _fused(builder, polynomial, f, _constant(_FLOATS, coefficient))
+        polynomial = _fused(builder, polynomial, builder.fmul(f, f), f)
+        return _fused(builder, exponent, _constant(_FLOATS, _LOG_2), polynomial)
 
     return _elementwise(emit, 1)
 
@@ -197,10 +218,14 @@ def total(typing: Any, a: Any) -> Any:
     """The sum over the lanes, added in float64."""
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        wide = builder.fpext(operands[0], ir.VectorType(ir.DoubleType(), LANES))
-        result = ir.DoubleType()(0.0)
-        for lane in range(LANES):
-            result = builder.fadd(result, builder.extract_element(wide, ir.IntType(32)(lane)))
-        return result
+        result = builder.fpext(operands[0], ir.VectorType(ir.DoubleType(), LANES))
+        for width in (4, 2, 1):
+            mask = ir.VectorType(ir.IntType(32), width)
+            low = ir.Constant(mask, tuple(range(width)))
+            high = ir.Constant(mask, tuple(range(width, 2 * width)))
+            result = builder.fadd(
+                builder.shuffle_vector(result, result, low), builder.shuffle_vector(result, result, high)
+            )
+        return builder.extract_element(result, ir.IntType(32)(0))
 
     return types.float64(_LANES), generate
