@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
@@ -46,6 +47,8 @@ def reference(documents: Documents, bucket_of) -> dict[int, tuple[int, int, str,
     return found
 
 
+# No deadline: the first example may wait for a compiler.
+@hypothesis_settings(deadline=None)
 @given(documents_strategy, st.integers(1, 6))
 def test_columns_of_colliding_terms_are_what_a_dict_says(documents, n_buckets):
     expected = reference(documents, in_buckets(n_buckets))
@@ -76,6 +79,8 @@ def merged_in_a_tree(tables: list[TermTable], cuts: list[int]) -> TermTable:
     return merge(tables)
 
 
+# No deadline: the first example may wait for a compiler.
+@hypothesis_settings(deadline=None)
 @given(documents_strategy, st.integers(1, 6), st.integers(1, 5), st.lists(st.integers(1, 4), max_size=4))
 def test_every_tree_gives_the_table_of_the_whole(documents, n_buckets, part, cuts):
     bucket_of = in_buckets(n_buckets)
@@ -84,6 +89,8 @@ def test_every_tree_gives_the_table_of_the_whole(documents, n_buckets, part, cut
     whole = TermTable.of(counts_of(documents, bucket_of))
     merged = merged_in_a_tree(tables, cuts)
     assert merged == whole
+    rows = [(row["bucket"], row["term"].encode()) for row in merged.terms.to_pylist()]
+    assert rows == sorted(set(rows))
     assert merge([merge([]), merged]) == merged
     assert reduce(lambda one, other: merge([one, other]), tables[::-1], merge([])) == merged
     assert merged.terms.schema == whole.terms.schema == module._TERMS

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
@@ -93,6 +94,8 @@ def test_documents_without_a_known_term_are_zero_rows():
     assert weigh(count_texts(pa.array([], pa.string()), settings), vocabulary, settings).n_rows == 0
 
 
+# No deadline: the first example may wait for a compiler.
+@hypothesis_settings(deadline=None)
 @given(
     rows=st.lists(st.dictionaries(st.integers(0, 39), st.integers(1, 2**31 - 1), max_size=40), max_size=8),
     kept=st.permutations(range(40)),
