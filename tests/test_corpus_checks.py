@@ -67,6 +67,12 @@ def test_footer_that_does_not_decode(tmp_path):
     assert "is damaged: its footer should have 16,777,223 bytes, more than the file" in refused(tmp_path)
 
 
+def test_a_column_name_that_is_not_utf_8(tmp_path):
+    path = write(tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes().replace(b"text", b"te\xf6t"))
+    assert "is damaged: its footer cannot be decoded ('utf-8' codec can't" in refused(tmp_path)
+
+
 def test_encrypted_footer(tmp_path):
     path = write(tmp_path / "a.parquet")
     path.write_bytes(path.read_bytes()[:-4] + b"PARE")

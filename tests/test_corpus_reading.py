@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nmf_dask.corpus import Corpus, Partition, Piece, read_ids, read_texts
+from nmf_dask.corpus.footers import read_footer
 from nmf_dask.corpus.partitions import MIB, RowGroup, plan_partitions
 from nmf_dask.errors import InputDataError
 from tests.corpora import corpus_folder
@@ -168,13 +170,17 @@ def damage(path: Path, row_group: int, column: int, length: int = 400) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_page_header_before_a_piece_is_named(tmp_path):
+# The second one is structs in structs in structs, as far as it goes; the third a page of -1 bytes.
+@pytest.mark.parametrize(
+    "damage", [b"\xff" * 16, b"\x1c" * 2000, b"\x15\x00\x15\x00\x15\x01\x2c\x15\x00\x00\x00"]
+)
+def test_a_damaged_page_header_before_a_piece_is_named(tmp_path, damage):
     path = write(tmp_path / "a.parquet", [f"document {n}" for n in range(5_000)], use_dictionary=False)
     last = opened(path, partition_bytes=20_000).partitions[-1]
     assert last.pieces[0].start > 0
     chunk = pq.read_metadata(path).row_group(0).column(0)
     content = bytearray(path.read_bytes())
-    content[chunk.data_page_offset : chunk.data_page_offset + 16] = b"\xff" * 16
+    content[chunk.data_page_offset : chunk.data_page_offset + len(damage)] = damage
     path.write_bytes(content)
     with pytest.raises(InputDataError, match="row group 0 of column 'text' cannot be decoded"):
         read_texts(last, "text")
@@ -198,6 +204,33 @@ def test_a_damaged_page_is_named(tmp_path, compression):
     )
     assert "Write or copy it again" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_any_damage_to_data_is_an_error_of_the_input_or_goes_unseen(tmp_path, compression):
+    texts = [f"text {number} " * (number % 5) for number in range(300)]
+    path = write(
+        tmp_path / "a.parquet", texts, row_group_size=200, data_page_size=1, write_batch_size=50,
+        compression=compression,
+    )  # fmt: skip
+    corpus = opened(path, partition_bytes=700)
+    assert any(piece.start for partition in corpus.partitions for piece in partition.pieces)
+    content = path.read_bytes()
+    end = read_footer(corpus.files[0].location).start
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        bad = bytearray(content)
+        for place in chance.choices(range(end), k=chance.choice((1, 3))):
+            bad[place] = chance.randrange(256)
+        path.write_bytes(bad)
+        try:
+            for partition in corpus.partitions:
+                assert len(read_texts(partition, "text")) == partition.n_rows
+        except InputDataError as error:
+            assert "is damaged: row group" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 20
 
 
 def test_a_damaged_page_header_is_named(tmp_path):

@@ -115,6 +115,18 @@ def test_an_object_replaced_after_planning(bucket):
         texts_of(corpus)
 
 
+def test_ranges_of_a_row_group(bucket):
+    texts = [f"text {number} {number * number}" for number in range(20_000)]
+    store, _ = fs.FileSystem.from_uri(bucket)
+    path = "corpus/big/a.parquet"
+    pq.write_table(
+        pa.table({"text": texts}), path, filesystem=store, data_page_size=8192, use_dictionary=False
+    )
+    corpus = opened(f"{bucket}/big", partition_bytes=50_000)
+    assert len(corpus.partitions) > 8
+    assert texts_of(corpus) == texts
+
+
 @pytest.mark.slow
 def test_a_store_that_does_not_answer_is_worth_a_retry(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

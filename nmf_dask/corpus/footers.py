@@ -61,7 +61,7 @@ def read_footer(location: Location) -> Footer:
     try:
         # The reader wants a whole file; one without data serves for the footer, and costs no second request.
         parquet = pq.ParquetFile(pa.BufferReader(MAGIC + footer))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise damaged(location, size, f"its footer cannot be decoded ({brief(error)})") from None
     digest = hashlib.sha256(footer).hexdigest()[:32]
     return Footer(parquet.metadata, parquet.schema_arrow, size, size - length, digest)

@@ -51,7 +51,7 @@ def pages_before(source: pa.NativeFile, chunk: pq.ColumnChunkMetaData, row: int,
             place = page.stop
             if page.is_dictionary:
                 first = place
-    except (IndexError, KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         # Arrow will say what is wrong with the page, if anything is.
         return Gap(start, start, end, 0)
     return Gap(first, place, end, n_rows)
@@ -119,6 +119,8 @@ class _Headers:
                 if len(data) < length or length > _LONGEST_HEADER:
                     raise
                 length *= 8
+        if fields[_SIZE] < 0:
+            raise ValueError("a page of negative size leads nowhere")
         stop = place + size + fields[_SIZE]
         if fields[_TYPE] == _DICTIONARY_PAGE:
             return _Page(True, 0, stop)

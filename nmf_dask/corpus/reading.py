@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,8 +46,8 @@ def read_ids(partition: Partition, id_column: str | None) -> pa.ChunkedArray:
     Raises InputDataError for a null id, and what `read_texts` raises.
     """
     if id_column is None:
-        numbers = range(partition.first_row, partition.first_row + partition.n_rows)
-        return pa.chunked_array([pa.array(numbers, pa.int64())])
+        first = partition.first_row
+        return pa.chunked_array([pa.array(np.arange(first, first + partition.n_rows, dtype=np.int64))])
     chunks = []
     row = 0
     for piece, chunk in _read(partition, id_column, MAX_BATCH_ROWS):
