@@ -28,6 +28,8 @@ def update_rows(W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: i
     zero.
     """
     n, kp = W.shape
+    assert C.shape == W.shape  # else what lies behind it would be read
+    assert G.shape == (kp, kp)
     tile = np.zeros((kp, TILE), np.float32)
     constants = np.zeros((kp, TILE), np.float32)
     for first in range(0, n, TILE):

@@ -64,6 +64,8 @@ def update_rows(
     is W's column sums times `h_sums`, it is the divergence.
     """
     kp = W.shape[1]
+    assert kp % 8 == 0  # else memory of others would be changed
+    assert HT.shape[1] == numerators.shape[1] == h_sums.size == kp
     longest = 0
     for i in range(start, stop):
         longest = max(longest, indptr[i + 1] - indptr[i])
@@ -199,6 +201,9 @@ def update_h(HT: Floats, numerators: Floats, w_sums: Floats, l1: float, l2: floa
     is locked at zero for good; what is less already (the padding is zero) does not fall at all.
     """
     kp = HT.shape[1]
+    assert kp % 8 == 0  # else memory of others would be changed
+    assert numerators.shape == HT.shape
+    assert w_sums.size == kp
     tiny = broadcast(TINY)
     floors = broadcast(np.float32(floor))
     l1s = broadcast(np.float32(l1))

@@ -5,7 +5,8 @@ that cost more than the row does. These operations say what is meant, compile fa
 on any processor (LLVM splits the eight lanes where registers hold fewer). Inside compiled functions only.
 
 Arrays are C-contiguous float32 of any dimension (others do not compile); an offset counts elements from
-their start and is not checked.
+their start and is not checked. After an edit of this file delete the `__pycache__` of this folder: numba
+looks for changes in the file of a compiled function alone, not in those it is built from.
 """
 
 # numba and llvmlite ship no types.
