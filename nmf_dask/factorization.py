@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Blocks, LocalBlocks, Share, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
-from nmf_dask.initialization import pad_H, start
+from nmf_dask.initialization import Total, pad_H, start
 from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
 from nmf_dask.kernels.objective import Factor, Frobenius, KullbackLeibler, Objective, Penalties, Sums
 from nmf_dask.observer import Pass
@@ -36,6 +36,24 @@ class Visit:
 
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Factor, sums: Sums) -> None:
         self.objective.visit(X, start, stop, W, shared, self.sweeps, sums)
+
+
+@dataclass(frozen=True)
+class FoldIn:
+    """The step that starts W under an H that is good already: equal weights, and sweeps of them."""
+
+    objective: Objective
+    n_components: int
+    sweeps: int
+
+    def empty(self, n_features: int, kp: int) -> Total:
+        return Total(0.0)
+
+    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Factor, sums: Total) -> None:
+        # Of the size that W has where each topic explains its part; the first sweep scales what is off.
+        largest = float(shared.gram.max()) if len(shared.gram) > 1 else float(shared.gram.max()) ** 2
+        W[:, : self.n_components] = 1 / max(np.sqrt(largest), 1e-12)
+        self.objective.fold_in(X, start, stop, W, shared, self.sweeps)
 
 
 class PassPlan(NamedTuple):
@@ -75,7 +93,7 @@ def strip_count(sizes: Sizes, beta_loss: str) -> int:
     return max(2, min(round(seconds / 0.1), 65536))
 
 
-def schedule(model: ModelSettings, blocks: Blocks) -> tuple[list[PassPlan], PassPlan]:
+def schedule(model: ModelSettings, sizes: Sizes) -> tuple[list[PassPlan], PassPlan]:
     """The passes of many rounds that come first, and the whole pass that is repeated after them.
 
     From sizes alone, so that a corpus gets the same schedule wherever it runs.
@@ -87,11 +105,11 @@ def schedule(model: ModelSettings, blocks: Blocks) -> tuple[list[PassPlan], Pass
     whole = PassPlan(1, sweeps, h_sweeps)
     if model.rounds != "auto":
         rounds = model.rounds
-    elif blocks.sizes.n_rows >= 40 * blocks.sizes.n_components:
+    elif sizes.n_rows >= 40 * sizes.n_components:
         rounds = 20
     else:
         rounds = 1
-    rounds = min(rounds, blocks.sizes.n_rows)
+    rounds = min(rounds, sizes.n_rows)
     if rounds == 1:
         return [], whole
     round_sweeps = {"mu": 5, "cd": 2}[model.solver] if model.sweeps == "auto" else model.sweeps
@@ -99,26 +117,25 @@ def schedule(model: ModelSettings, blocks: Blocks) -> tuple[list[PassPlan], Pass
     return passes, whole
 
 
+class Outcome(NamedTuple):
+    """What a pass leaves: H, the factor that the next pass meets rows with, the divergence, topics nobody has."""
+
+    HT: Floats
+    factor: Factor  # of H, or of H carried on along its last step
+    divergence: float
+    dead: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class FitState:
     """Where a fit stands between two passes; with W it is all that the next pass needs."""
 
-    factor: Any  # handle of the Factor that rows are met with: H, or H carried on along its last step
-    HT: Any = None  # handle of H itself where `factor` is another
+    outcome: Any  # handle of the last Outcome
     iteration: int = 0
     momentum: float = 0.0
     rows: tuple[Pass, ...] = field(default=())
     reseeded: int = 0
     stop_reason: str | None = None
-
-
-class Outcome(NamedTuple):
-    """What a pass leaves: the next factor, H as it is, the divergence, and which topics no document has."""
-
-    factor: Factor
-    HT: Floats
-    divergence: float
-    dead: tuple[int, ...]
 
 
 MOMENTUM = {"mu": 0.9, "cd": 0.7}
@@ -138,69 +155,69 @@ class Fit:
     whole: PassPlan
 
     @classmethod
-    def of(cls, blocks: Blocks, model: ModelSettings, scale: float = 1.0) -> Fit:
-        """The fit that settings ask for, of blocks of these sizes."""
-        first, whole = schedule(model, blocks)
-        return cls(objective_of(model, blocks.sizes.n_features, scale), model, tuple(first), whole)
+    def of(cls, sizes: Sizes, model: ModelSettings, scale: float = 1.0) -> Fit:
+        """The fit that settings ask for, of blocks of these sizes; `scale` is the mean of X's nonzeros."""
+        first, whole = schedule(model, sizes)
+        return cls(objective_of(model, sizes.n_features, scale), model, tuple(first), whole)
 
     def begin(self, HT: Floats) -> FitState:
         """The state before the first pass; W is started by the blocks."""
         momentum = 0.0 if is_plain(self.model) else MOMENTUM[self.model.solver]
-        return FitState(self.objective.factor(HT), HT, momentum=momentum)
+        return FitState(Outcome(HT, self.objective.factor(HT), np.inf, ()), momentum=momentum)
 
     def advance(self, blocks: Blocks, state: FitState) -> FitState:
         """One pass over the data."""
         started = time.perf_counter()
         plan = self.first[state.iteration] if state.iteration < len(self.first) else self.whole
-        if plan.rounds > 1:
-            outcome = blocks.fetch(self._many_rounds(blocks, plan, state))
-        else:
-            outcome = self._whole_pass(blocks, plan, state)
-        if outcome is None:  # carried on too far, and taken back
-            return replace(state, factor=self.objective.factor(state.HT), momentum=state.momentum / 2)
-        err = float(np.sqrt(2 * outcome.divergence))
+        outcome = (self._many_rounds if plan.rounds > 1 else self._whole_pass)(blocks, plan, state)
+        divergence, dead = blocks.fetch(blocks.apply(_summary, outcome))
+        err = float(np.sqrt(2 * divergence))
+        if plan.rounds == 1 and self._rose(state, err):  # carried on too far: take it back
+            blocks.restore()
+            plainly = blocks.apply(self._uncarried, state.outcome)
+            momentum = state.momentum / 2 if state.momentum > LEAST_MOMENTUM else 0.0
+            return replace(state, outcome=plainly, momentum=momentum)
         row = Pass(state.iteration + 1, err, time.perf_counter() - started, plan.rounds)
-        state = replace(
-            state, factor=outcome.factor, HT=outcome.HT, iteration=row.iteration, rows=(*state.rows, row)
+        rows = (*state.rows, row)
+        return self._judged(
+            self._revived(blocks, replace(state, outcome=outcome, iteration=row.iteration, rows=rows), dead)
         )
-        return self._judged(self._revived(state, outcome.dead))
+
+    def _uncarried(self, outcome: Outcome) -> Outcome:
+        return outcome._replace(factor=self.objective.factor(outcome.HT))
 
     def _many_rounds(self, blocks: Blocks, plan: PassPlan, state: FitState) -> Any:
         """H updated after each share of the rows, from sums that decay; blocks are shuffled, so shares are random."""
         step = Visit(self.objective, plan.w_sweeps)
         turn = Turn(self.objective, plan, blocks.parallel)
-        carry: Any = (state.factor, None, 0.0)
+        carry = blocks.apply(_first_carry, state.outcome)
         for part in range(plan.rounds):
-            sums = blocks.visit(step, blocks.apply(first_of, carry), Share(part, plan.rounds))
+            sums = blocks.visit(step, blocks.apply(_first, carry), Share(part, plan.rounds))
             carry = blocks.apply(turn, carry, sums)
         return blocks.apply(turn.outcome, carry)
 
-    def _whole_pass(self, blocks: Blocks, plan: PassPlan, state: FitState) -> Outcome | None:
-        """All rows, then H, carried on along its last step. None where that made the loss rise: W is taken back."""
-        carried = state.momentum > 0 and state.HT is not None
-        if carried:
+    def _whole_pass(self, blocks: Blocks, plan: PassPlan, state: FitState) -> Any:
+        """All rows, then H, which is carried on along its last step."""
+        if state.momentum > 0:
             blocks.keep()
-        sums = blocks.visit(Visit(self.objective, plan.w_sweeps), state.factor)
+        sums = blocks.visit(Visit(self.objective, plan.w_sweeps), blocks.apply(_factor, state.outcome))
         close = Close(self.objective, plan.h_sweeps, state.momentum, blocks.parallel)
-        outcome: Outcome = blocks.fetch(blocks.apply(close, state.factor, sums, state.HT))
-        if carried and state.momentum > LEAST_MOMENTUM and self._rose(state, outcome):
-            blocks.restore()
-            return None
-        return outcome
+        return blocks.apply(close, state.outcome, sums)
 
-    def _rose(self, state: FitState, outcome: Outcome) -> bool:
+    def _rose(self, state: FitState, err: float) -> bool:
         whole = [row for row in state.rows if row.rounds == 1]
-        return bool(whole) and outcome.divergence * 2 > whole[-1].reconstruction_err ** 2
+        return state.momentum > 0 and bool(whole) and err > whole[-1].reconstruction_err
 
-    def _revived(self, state: FitState, dead: tuple[int, ...]) -> FitState:
+    def _revived(self, blocks: Blocks, state: FitState, dead: tuple[int, ...]) -> FitState:
         """Give dead topics weights to start from again, unless penalties or too little data want them dead."""
         penalties = self.objective.penalties
         dead = tuple(topic for topic in dead if topic < self.model.n_components)
         meant = penalties.l1_H > 0 or penalties.l1_W > 0 or is_plain(self.model)
         if not dead or meant or state.reseeded >= MOST_RESEEDS:
             return state
-        factor = reseeded(self.objective, state.HT, dead, self.model.random_state + state.iteration)
-        return replace(state, factor=factor, HT=factor.HT, reseeded=state.reseeded + 1)
+        seed = self.model.random_state + state.iteration
+        outcome = blocks.apply(Reseed(self.objective, dead, seed), state.outcome)
+        return replace(state, outcome=outcome, reseeded=state.reseeded + 1)
 
     def _judged(self, state: FitState) -> FitState:
         """The state with a reason to stop, if there is one.
@@ -210,7 +227,7 @@ class Fit:
         """
         apart = 10 if is_plain(self.model) else 1
         rows = state.rows
-        if self.model.tol > 0 and len(rows) > apart and len(rows) % apart == 0 and state.factor.reset is None:
+        if self.model.tol > 0 and len(rows) > apart and len(rows) % apart == 0:
             fell = rows[-1 - apart].reconstruction_err - rows[-1].reconstruction_err
             compared = rows[-1 - apart].rounds == rows[-1].rounds == 1
             if compared and fell < self.model.tol * apart / 10 * rows[0].reconstruction_err:
@@ -223,15 +240,29 @@ class Fit:
         """The last state with an exact loss: KL's passes know that of the H before."""
         if isinstance(self.objective, Frobenius) and state.rows and state.rows[-1].rounds == 1:
             return state
-        factor = self.objective.factor(state.HT)
-        sums = blocks.fetch(blocks.visit(Visit(self.objective, 0), factor))
-        err = float(np.sqrt(2 * self.objective.divergence(sums, factor)))
+        factor = blocks.apply(_factor, blocks.apply(self._uncarried, state.outcome))
+        sums = blocks.visit(Visit(self.objective, 0), factor)
+        err = float(np.sqrt(2 * blocks.fetch(blocks.apply(self.objective.divergence, sums, factor))))
         return replace(state, rows=(*state.rows[:-1], state.rows[-1]._replace(reconstruction_err=err)))
 
 
-def first_of(values: tuple[Any, ...]) -> Any:
-    """The first of several values that one task returned."""
-    return values[0]
+Carry = tuple[Factor, "Sums | None", float]
+
+
+def _first_carry(outcome: Outcome) -> Carry:
+    return outcome.factor, None, 0.0
+
+
+def _first(carry: Carry) -> Factor:
+    return carry[0]
+
+
+def _factor(outcome: Outcome) -> Factor:
+    return outcome.factor
+
+
+def _summary(outcome: Outcome) -> tuple[float, tuple[int, ...]]:
+    return outcome.divergence, outcome.dead
 
 
 @dataclass(frozen=True)
@@ -242,7 +273,7 @@ class Turn:
     plan: PassPlan
     parallel: Callable[..., Any] = map
 
-    def __call__(self, carry: tuple[Factor, Sums | None, float], sums: Sums) -> tuple[Factor, Sums, float]:
+    def __call__(self, carry: Carry, sums: Sums) -> Carry:
         factor, history, divergence = carry
         divergence += self.objective.divergence(sums, factor)
         sums = self.objective.settled(sums, factor)
@@ -253,10 +284,11 @@ class Turn:
         factor = self.objective.update(factor, history, self.plan.h_sweeps, self.parallel)
         return factor, history, divergence
 
-    def outcome(self, carry: tuple[Factor, Sums, float]) -> Outcome:
+    def outcome(self, carry: Carry) -> Outcome:
         """What the last round leaves of the pass."""
         factor, history, divergence = carry
-        return Outcome(factor, factor.HT, divergence, dead_topics(factor, history))
+        dead = dead_topics(factor, history) if history is not None else ()
+        return Outcome(factor.HT, factor, divergence, dead)
 
 
 @dataclass(frozen=True)
@@ -268,17 +300,17 @@ class Close:
     momentum: float
     parallel: Callable[..., Any] = map
 
-    def __call__(self, factor: Factor, sums: Sums, before: Floats | None) -> Outcome:
-        sums = self.objective.settled(sums, factor)
-        updated = self.objective.update(factor, sums, self.sweeps, self.parallel)
-        exact = updated if isinstance(self.objective, Frobenius) else factor
+    def __call__(self, before: Outcome, sums: Sums) -> Outcome:
+        sums = self.objective.settled(sums, before.factor)
+        updated = self.objective.update(before.factor, sums, self.sweeps, self.parallel)
+        exact = updated if isinstance(self.objective, Frobenius) else before.factor
         divergence = self.objective.divergence(sums, exact)
-        dead = dead_topics(updated, sums)
-        if self.momentum > 0 and before is not None:
+        carried = updated
+        if self.momentum > 0:
             # Extrapolated updates for beta-divergences (arXiv 2401.06646): only what grew is carried on.
-            carried = updated.HT + np.float32(self.momentum) * np.maximum(updated.HT - before, 0)
-            return Outcome(self.objective.factor(carried), updated.HT, divergence, dead)
-        return Outcome(updated, updated.HT, divergence, dead)
+            step = np.maximum(updated.HT - before.HT, 0)
+            carried = self.objective.factor(updated.HT + np.float32(self.momentum) * step)
+        return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums))
 
 
 def dead_topics(factor: Factor, sums: Sums) -> tuple[int, ...]:
@@ -288,16 +320,24 @@ def dead_topics(factor: Factor, sums: Sums) -> tuple[int, ...]:
     return tuple(np.flatnonzero(product <= 1e-12 * product.max()).tolist())
 
 
-def reseeded(objective: Objective, HT: Floats, dead: tuple[int, ...], seed: int) -> Factor:
-    """H with random rows, of the size of the others, in place of dead ones; W gets weights for them again."""
-    alive = np.setdiff1d(np.arange(HT.shape[1]), dead)
-    mean = HT[:, alive].mean(axis=1) if len(alive) else np.ones(len(HT), np.float32)
-    HT, reset = HT.copy(), np.zeros(HT.shape[1], np.float32)
-    rng = np.random.default_rng([seed, 3])
-    for topic in dead:
-        HT[:, topic] = mean * rng.exponential(size=len(HT))
-        reset[topic] = RESET
-    return objective.factor(HT)._replace(reset=reset)
+@dataclass(frozen=True)
+class Reseed:
+    """Random rows of H, of the size of the others, in place of dead ones; W gets weights for them again."""
+
+    objective: Objective
+    dead: tuple[int, ...]
+    seed: int
+
+    def __call__(self, outcome: Outcome) -> Outcome:
+        HT = outcome.HT.copy()
+        alive = HT[:, HT.any(axis=0)]
+        mean = alive.mean(axis=1) if alive.size else np.ones(len(HT), np.float32)
+        reset = np.zeros(HT.shape[1], np.float32)
+        rng = np.random.default_rng([self.seed, 3])
+        for topic in self.dead:
+            HT[:, topic] = mean * rng.exponential(size=len(HT))
+            reset[topic] = RESET
+        return outcome._replace(HT=HT, factor=self.objective.factor(HT)._replace(reset=reset))
 
 
 class Factorization(NamedTuple):
@@ -330,7 +370,7 @@ def factorize(
     strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
     blocks = LocalBlocks.of([csr], sizes, strips, threads)
     total = float(csr.data.sum(dtype=np.float64))
-    fit = Fit.of(blocks, model, scale=total / max(len(csr.data), 1))
+    fit = Fit.of(sizes, model, scale=total / max(len(csr.data), 1))
     if W is None or H is None:
         HT = start(blocks, model.init, model.random_state, total / max(n * m, 1))
     else:
@@ -342,8 +382,9 @@ def factorize(
     blocks.close()
     k = model.n_components
     weights = np.concatenate(blocks.W)[:, :k]
-    dead = tuple(np.flatnonzero(~weights.any(axis=0) | ~state.HT[:, :k].any(axis=0)).tolist())
-    return Factorization(weights, state.HT[:, :k].T.copy(), state.rows, state.stop_reason or "", dead)
+    HT = state.outcome.HT[:, :k]
+    dead = tuple(np.flatnonzero(~weights.any(axis=0) | ~HT.any(axis=0)).tolist())
+    return Factorization(weights, HT.T.copy(), state.rows, state.stop_reason or "", dead)
 
 
 def _custom_start(blocks: LocalBlocks, W: NDArray[Any], H: NDArray[Any]) -> Floats:
@@ -362,15 +403,14 @@ def fold_in(X: Csr, HT: Floats, model: ModelSettings) -> Floats:
 
     The problem is convex, so that W does not depend on where it starts; a row without terms gets zeros.
     """
-    n = len(X.indptr) - 1
-    objective = objective_of(model, len(HT), scale=float(X.data.mean()) if len(X.data) else 1.0)
+    X = frozen(X)
+    objective = objective_of(model, len(HT), scale=float(X.data.mean()) if X.nnz else 1.0)
     factor = objective.factor(HT)
-    W = np.zeros((n, HT.shape[1]), np.float32)
-    if model.solver == "mu":
-        W[:, : model.n_components] = np.sqrt(max(float(X.data.mean()) if len(X.data) else 1.0, 1e-6))
-    for _ in range(max(1, model.max_iter // FOLD_SWEEPS)):
+    W = np.zeros((X.n_rows, HT.shape[1]), np.float32)
+    FoldIn(objective, model.n_components, FOLD_SWEEPS)(X, 0, X.n_rows, W, factor, Total(0.0))
+    for _ in range(model.max_iter // FOLD_SWEEPS):
         before = W.copy()
-        objective.fold_in(X, 0, n, W, factor, FOLD_SWEEPS)
+        objective.fold_in(X, 0, X.n_rows, W, factor, FOLD_SWEEPS)
         if np.linalg.norm(W - before) <= model.tol * np.linalg.norm(W):
             break
     return W

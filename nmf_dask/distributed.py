@@ -1,0 +1,163 @@
+"""Tasks and blocks on the workers of a Dask cluster.
+
+A task is one strip's whole work for a round; its graph is handed over one round at a time, as one message.
+What a task was given it does not change, no task is pinned, and no state lives in workers but caches: whatever
+is lost with a worker is computed again, or read again from the staged files.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from distributed import Client, Future, as_completed
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
+from numpy.typing import NDArray
+
+from nmf_dask.blocks import ALL, FAN_IN, Blocks, Run, Share, Sizes, Step, add_tree, strip_rows, visit_strip
+from nmf_dask.errors import RetryableError
+from nmf_dask.kernels.matrices import Csr
+from nmf_dask.tasks import Batch, Ref, Tasks
+
+Weights = NDArray[np.float32]
+MOST_RETRIES = 3  # of a task whose worker died under it; Dask's own limit ends a task that kills every worker
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Dask's own failures as errors that say what to do; what a task raised passes as it is."""
+    try:
+        yield
+    except KilledWorker as error:
+        raise RetryableError(
+            f"{error.task} lost {error.allowed_failures + 1} workers, the last {error.last_worker.address}: "
+            "they may have run out of memory. Give workers more (--memory-limit), or lower corpus.partition_bytes"
+        ) from error
+    except FutureCancelledError as error:
+        raise RetryableError(
+            f"the cluster went away ({error.reason}); run the same command again to go on"
+        ) from error
+    except (OSError, TimeoutError) as error:
+        if type(error).__module__.startswith("distributed"):
+            raise RetryableError(f"the scheduler cannot be reached ({error}); run the same command again") from error
+        raise
+
+
+class DaskTasks(Tasks):
+    """Tasks on a Dask cluster; a handle is a future."""
+
+    def __init__(self, client: Client, threads: int) -> None:
+        self.client = client
+        self.threads = threads
+
+    def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
+        token = uuid.uuid4().hex[:12]
+
+        def named(argument: Any) -> Any:
+            if isinstance(argument, Ref):
+                return _key(argument, token)
+            return [named(item) for item in argument] if isinstance(argument, list) else argument
+
+        graph = {
+            _key(ref, token): (function, *map(named, arguments))
+            for ref, (function, *arguments) in batch.calls.items()
+        }
+        with translated():
+            futures: list[Any] = self.client.get(
+                graph, [_key(ref, token) for ref in keep], sync=False, retries=MOST_RETRIES
+            )
+        return futures
+
+    def fetch(self, handle: Any) -> Any:
+        if not isinstance(handle, Future):
+            return handle
+        with translated():
+            return handle.result()
+
+    def completed(self, handles: Sequence[Any]) -> Iterator[int]:
+        positions = {handle.key: i for i, handle in enumerate(handles)}
+        with translated():
+            for future in as_completed(handles):
+                if future.status != "finished":
+                    future.result()
+                yield positions[future.key]
+
+
+def _key(ref: Ref, token: str) -> str:
+    """Key of a task: what stands before its first hexadecimal part is its name on the dashboard."""
+    label, _, number = ref.rpartition("-")
+    return f"{label}-{token}-{number}"
+
+
+class TaskBlocks(Blocks):
+    """Blocks that workers read where they are needed, with their W as results of tasks.
+
+    `blocks` gives a block by its number, in whatever process; it travels with the tasks. The twin is
+    `LocalBlocks`: the same strips, the same tree, the same bytes.
+    """
+
+    def __init__(
+        self, tasks: Tasks, blocks: Callable[[int], Csr], sizes: Sizes, strips: list[tuple[Run, ...]], W: list[Any]
+    ) -> None:
+        self.tasks = tasks
+        self.blocks = blocks
+        self.sizes = sizes
+        self.strips = strips
+        self.W = W
+        self._kept: list[Any] = []
+
+    def visit(self, step: Step, shared: Any, share: Share = ALL) -> Any:
+        batch = Batch()
+        sums: list[Any] = []
+        W: list[Ref] = []
+        for strip, w in zip(self.strips, self.W, strict=True):
+            visited = batch.call("visit", visit_a_strip, step, self.blocks, strip, share, self.sizes, w, shared)
+            W.append(batch.call("weights", _weights, visited))
+            sums.append(batch.call("sums", _sums, visited))
+        total = add_tree(sums, lambda level: batch.call("add", add_copies, list(level)))
+        *self.W, handle = self.tasks.submit(batch, [*W, total])
+        return handle
+
+    def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self.tasks.call("update", function, *arguments)
+
+    def fetch(self, handle: Any) -> Any:
+        return self.tasks.fetch(handle)
+
+    def keep(self) -> None:
+        self._kept = list(self.W)
+
+    def restore(self) -> None:
+        self.W = self._kept
+
+
+def visit_a_strip(
+    step: Step, blocks: Callable[[int], Csr], strip: tuple[Run, ...], share: Share, sizes: Sizes,
+    W: Weights | None, shared: Any,
+) -> tuple[Weights, Any]:  # fmt: skip
+    """A task: a strip's new W (None: not started, zeros) and the sums of the share that was visited."""
+    W = np.zeros((strip_rows(strip), sizes.kp), np.float32) if W is None else W.copy()
+    sums = step.empty(sizes.n_features, sizes.kp)
+    visit_strip(step, blocks, strip, share, W, shared, sums)
+    return W, sums
+
+
+def add_copies(sums: Sequence[Any]) -> Any:
+    """A task: the sum of sums, none of which is changed."""
+    total = copy.deepcopy(sums[0])
+    for other in sums[1:]:
+        total.add(other)
+    return total
+
+
+def _weights(visited: tuple[Weights, Any]) -> Weights:
+    return visited[0]
+
+
+def _sums(visited: tuple[Weights, Any]) -> Any:
+    return visited[1]

@@ -1,0 +1,317 @@
+"""The factorization of staged blocks: in one task where that is enough, over all workers where it is not."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
+from nmf_dask.config import ModelSettings
+from nmf_dask.distributed import TaskBlocks
+from nmf_dask.errors import InputDataError
+from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, is_plain, strip_count
+from nmf_dask.initialization import start
+from nmf_dask.observer import Pass
+from nmf_dask.staging import StagedBlocks
+from nmf_dask.store import Folder, read_arrays, write_arrays
+from nmf_dask.tasks import Batch, Tasks
+
+Weights = NDArray[np.float32]
+
+# What one task may hold: a fit that small is done by one worker's threads, since a round of many tasks costs some
+# tens of milliseconds and a whole pass would take no longer.
+ONE_TASK_BYTES = 256 * 2**20
+SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin with
+SAMPLE_PASSES = 8
+TURN_SECONDS = 1.0  # of a task that does several passes, so that someone who waits hears of them
+START_SWEEPS = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Staged blocks with what a fit of them depends on. Picklable."""
+
+    blocks: StagedBlocks
+    block_rows: tuple[int, ...]
+    sizes: Sizes
+    total: float  # the sum of X
+    model: ModelSettings
+
+    @property
+    def strips(self) -> list[tuple[Run, ...]]:
+        """The strips that the sizes ask for."""
+        return cut_strips(self.block_rows, strip_count(self.sizes, self.model.beta_loss))
+
+    @property
+    def mean(self) -> float:
+        """The mean of X, zeros too."""
+        return self.total / (self.sizes.n_rows * self.sizes.n_features)
+
+    @property
+    def fit(self) -> Fit:
+        """The fit that the settings ask for."""
+        return Fit.of(self.sizes, self.model, scale=self.total / max(self.sizes.nnz, 1))
+
+    @property
+    def fits_one_task(self) -> bool:
+        """Whether one task can do it, by sizes alone: the result must not depend on the cluster."""
+        return self.sizes.nnz * 8 + self.sizes.n_rows * self.sizes.kp * 4 <= ONE_TASK_BYTES
+
+    def local(self, threads: int, W: list[Weights] | None = None) -> LocalBlocks:
+        """The blocks in the process that asks; W is copied."""
+        numbers = range(len(self.block_rows))
+        blocks = LocalBlocks.of([self.blocks(i) for i in numbers], self.sizes, self.strips, threads)
+        for own, given in zip(blocks.W, W or [], strict=False):
+            own[:] = given
+        return blocks
+
+    def sample(self) -> Problem:
+        """The first rows of every block, a random sample, as a problem of its own."""
+        of = max(1, math.ceil(self.sizes.nnz / SAMPLE_NONZEROS))
+        rows = tuple(max(1, n // of) if n else 0 for n in self.block_rows)
+        share = sum(rows) / self.sizes.n_rows
+        sizes = self.sizes._replace(n_rows=sum(rows), nnz=max(1, round(self.sizes.nnz * share)))
+        return replace(self, block_rows=rows, sizes=sizes, total=self.total * share)
+
+
+class Fitting(ABC):
+    """A fit in progress on tasks: passes, checkpoints, and W and H at its end."""
+
+    state: FitState  # without its outcome, where that is on workers
+
+    def __init__(self, tasks: Tasks, problem: Problem) -> None:
+        self.tasks = tasks
+        self.problem = problem
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start W and H."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """One pass, or some."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Make the last row's loss exact."""
+
+    @abstractmethod
+    def weights(self) -> list[Any]:
+        """Handles of the W of each strip."""
+
+    @abstractmethod
+    def outcome(self) -> Any:
+        """Handle of the last outcome."""
+
+    @abstractmethod
+    def resume(self, W: list[Any], state: FitState) -> None:
+        """Go on from a checkpoint."""
+
+    def save(self, folder: Folder) -> None:
+        """A checkpoint: W and H as files by tasks, then the state, which says that it is whole."""
+        batch = Batch()
+        files = [folder / f"W-{i:05d}.arrow" for i in range(len(self.weights()))]
+        saved = [batch.call("save", save_weights, *pair) for pair in zip(files, self.weights(), strict=True)]
+        saved.append(batch.call("save", save_outcome, folder / "H.arrow", self.outcome()))
+        for handle in self.tasks.submit(batch, saved):
+            self.tasks.fetch(handle)
+        state = self.state
+        told = {"iteration": state.iteration, "momentum": state.momentum, "reseeded": state.reseeded}
+        told |= {"rows": [list(row) for row in state.rows], "stop_reason": state.stop_reason}
+        (folder / "state.json").write_json(told)
+        self.load(folder)
+
+    def load(self, folder: Folder) -> None:
+        """Go on from a checkpoint: the files are the new roots, and lineage begins with them."""
+        told = (folder / "state.json").read_json()
+        rows = tuple(Pass(*row) for row in told.pop("rows"))
+        batch = Batch()
+        refs = [
+            batch.call("load", load_weights, folder / f"W-{i:05d}.arrow")
+            for i in range(len(self.problem.strips))
+        ]
+        refs.append(batch.call("load", load_outcome, folder / "H.arrow", self.problem.fit))
+        *W, outcome = self.tasks.submit(batch, refs)
+        self.resume(W, FitState(outcome, rows=rows, **told))
+
+
+def save_weights(file: Folder, W: Weights) -> None:
+    """A task: one strip's W into a file."""
+    write_arrays(file, {"W": W})
+
+
+def load_weights(file: Folder) -> Weights:
+    """A task: one strip's W from a file, in memory of its own."""
+    W: Weights = read_arrays(file)["W"]
+    return W.copy()
+
+
+def save_outcome(file: Folder, outcome: Outcome) -> None:
+    """A task: H into a file, with what the next pass meets rows with."""
+    arrays = {"HT": outcome.HT, "carried": outcome.factor.HT}
+    if outcome.factor.reset is not None:
+        arrays["reset"] = outcome.factor.reset
+    write_arrays(file, arrays)
+
+
+def load_outcome(file: Folder, fit: Fit) -> Outcome:
+    """A task: the outcome that `save_outcome` saved; its divergence is in the state's rows."""
+    arrays = {name: array.copy() for name, array in read_arrays(file).items()}
+    factor = fit.objective.factor(arrays["carried"])._replace(reset=arrays.get("reset"))
+    return Outcome(arrays["HT"], factor, math.inf, ())
+
+
+@dataclass
+class Held:
+    """What a task of `OneTask` returns: everything."""
+
+    W: list[Weights]
+    state: FitState
+
+
+class OneTask(Fitting):
+    """A small fit: each task does passes over everything, with the threads of the worker it is on."""
+
+    def begin(self) -> None:
+        self._take(self.tasks.call("init", begin_held, self.problem, self.tasks.threads))
+
+    def advance(self) -> None:
+        self._take(self.tasks.call("fit", advance_held, self.problem, self._held, self.tasks.threads))
+
+    def finish(self) -> None:
+        self._take(self.tasks.call("fit", finish_held, self.problem, self._held, self.tasks.threads))
+
+    def weights(self) -> list[Any]:
+        batch = Batch()
+        refs = [batch.call("weights", _strip_of, self._held, i) for i in range(len(self.problem.strips))]
+        return self.tasks.submit(batch, refs)
+
+    def outcome(self) -> Any:
+        return self.tasks.call("weights", _outcome_of, self._held)
+
+    def resume(self, W: list[Any], state: FitState) -> None:
+        told = replace(state, outcome=None)
+        self._take(self.tasks.call("load", held, W, state.outcome, told))
+
+    def _take(self, handle: Any) -> None:
+        self._held = handle
+        self.state = self.tasks.fetch(self.tasks.call("state", _told, handle))
+
+
+def begin_held(problem: Problem, threads: int) -> Held:
+    """A task: the start of W and H."""
+    blocks = problem.local(threads)
+    HT = start(blocks, problem.model.init, problem.model.random_state, problem.mean)
+    blocks.close()
+    return Held(blocks.W, problem.fit.begin(HT))
+
+
+def advance_held(problem: Problem, before: Held, threads: int) -> Held:
+    """A task: passes for about a second; where they are cut makes no difference to the result."""
+    blocks, fit, state = problem.local(threads, before.W), problem.fit, before.state
+    deadline = time.monotonic() + TURN_SECONDS
+    while state.stop_reason is None:
+        state = fit.advance(blocks, state)
+        if time.monotonic() > deadline:
+            break
+    blocks.close()
+    return Held(blocks.W, state)
+
+
+def finish_held(problem: Problem, before: Held, threads: int) -> Held:
+    """A task: the exact loss."""
+    blocks = problem.local(threads, before.W)
+    state = problem.fit.finished(blocks, before.state)
+    blocks.close()
+    return Held(blocks.W, state)
+
+
+def held(W: list[Weights], outcome: Outcome, state: FitState) -> Held:
+    """A task: put together what a checkpoint keeps apart."""
+    return Held(W, replace(state, outcome=outcome))
+
+
+def _strip_of(held: Held, strip: int) -> Weights:
+    return held.W[strip]
+
+
+def _outcome_of(held: Held) -> Outcome:
+    outcome: Outcome = held.state.outcome
+    return outcome
+
+
+def _told(held: Held) -> FitState:
+    return replace(held.state, outcome=None)
+
+
+class ManyTasks(Fitting):
+    """A large fit: a sample is fitted first, in one task, then all rows are, a task a strip."""
+
+    def __init__(self, tasks: Tasks, problem: Problem) -> None:
+        super().__init__(tasks, problem)
+        self._fit = replace(problem.fit, first=()) if not is_plain(problem.model) else problem.fit
+        self._blocks = TaskBlocks(tasks, problem.blocks, problem.sizes, problem.strips, [])
+
+    def begin(self) -> None:
+        self._blocks.W = [None] * len(self._blocks.strips)
+        model = self.problem.model
+        if is_plain(model):
+            HT = start(self._blocks, model.init, model.random_state, self.problem.mean)
+            self.state = self._fit.begin(HT)
+            return
+        outcome = self.tasks.call("sample", fit_sample, self.problem.sample(), self.tasks.threads)
+        fold = FoldIn(self._fit.objective, model.n_components, START_SWEEPS)
+        self._blocks.visit(fold, self.tasks.call("factor", _factor_of, outcome))
+        self.state = replace(self._fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
+
+    def advance(self) -> None:
+        self.state = self._fit.advance(self._blocks, self.state)
+
+    def finish(self) -> None:
+        self.state = self._fit.finished(self._blocks, self.state)
+
+    def weights(self) -> list[Any]:
+        return list(self._blocks.W)
+
+    def outcome(self) -> Any:
+        return self.state.outcome
+
+    def resume(self, W: list[Any], state: FitState) -> None:
+        self._blocks.W = W
+        self.state = state
+
+
+def fit_sample(problem: Problem, threads: int) -> Outcome:
+    """A task: H of a sample, started as the settings say."""
+    model = problem.model.model_copy(update={"max_iter": SAMPLE_PASSES})
+    problem = replace(problem, model=model)
+    state = begin_held(problem, threads)
+    while state.state.stop_reason is None:
+        state = advance_held(problem, state, threads)
+    HT = state.state.outcome.HT
+    return Outcome(HT, problem.fit.objective.factor(HT), math.inf, ())
+
+
+def _factor_of(outcome: Outcome) -> Any:
+    return outcome.factor
+
+
+def fitting_of(tasks: Tasks, problem: Problem) -> Fitting:
+    """The way to fit that the sizes ask for. Raises InputDataError for fewer features than topics."""
+    sizes = problem.sizes
+    if sizes.n_features < sizes.n_components:
+        raise InputDataError(
+            f"{sizes.n_features} features are left for {sizes.n_components} topics: lower -k, or let more terms in "
+            "(min_df lower, max_df higher, max_features higher)"
+        )
+    return (OneTask if problem.fits_one_task else ManyTasks)(tasks, problem)
+
+
+Progress = Callable[[Sequence[Pass]], None]

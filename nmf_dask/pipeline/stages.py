@@ -1,0 +1,148 @@
+"""What workers do with one partition at a time: count, weigh, write. Plain functions of picklable values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.blocks import Run
+from nmf_dask.config import VectorizerSettings
+from nmf_dask.corpus import Partition, read_ids, read_texts
+from nmf_dask.errors import InputDataError
+from nmf_dask.staging import Stage, read_block, read_counts, shuffled, write_block, write_counts
+from nmf_dask.store import RunFolder, StageDamaged, w_table
+from nmf_dask.text import Counts, count_texts
+from nmf_dask.vocabulary import TermTable, Vocabulary, weigh
+
+Weights = NDArray[np.float32]
+
+
+class Counted(NamedTuple):
+    """Numbers of one counted partition."""
+
+    n_nulls: int
+    n_invalid: int
+
+
+class BlockInfo(NamedTuple):
+    """Numbers of one weighed block."""
+
+    n_rows: int
+    nnz: int
+    total: float
+    n_empty: int
+
+
+class Written(NamedTuple):
+    """What the rows of one written partition say of the topics: sums of W, and documents by largest weight."""
+
+    weights: NDArray[np.float64]
+    documents: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CorpusTasks:
+    """Counts and weighs the partitions of one corpus."""
+
+    text_column: str
+    vectorizer: VectorizerSettings
+    stage: Stage
+    seed: int
+
+    def count(self, partition: Partition) -> tuple[Counted, TermTable]:
+        """Stage the counts of a partition; its part of the table of terms."""
+        counts, counted = self._counted(partition)
+        write_counts(self.stage.counts(partition.index), counts)
+        return counted, TermTable.of(counts)
+
+    def weigh(self, partition: Partition, vocabulary: Vocabulary) -> BlockInfo:
+        """Stage the block of a partition, unless it stands there already."""
+        file = self.stage.block(partition.index)
+        with suppress(StageDamaged):
+            X = read_block(file)
+            if (X.n_rows, X.n_columns) == (partition.n_rows, len(vocabulary)):
+                return _info(X.indptr, X.data)
+        counts_file = self.stage.counts(partition.index)
+        try:
+            counts = read_counts(counts_file)
+        except StageDamaged:
+            counts, _ = self._counted(partition)
+        order = shuffled(self.seed, partition.index, partition.n_rows)
+        X = weigh(counts, vocabulary, self.vectorizer, order)
+        write_block(file, X)
+        counts_file.delete()
+        return _info(X.indptr, X.data)
+
+    def _counted(self, partition: Partition) -> tuple[Counts, Counted]:
+        texts = read_texts(partition, self.text_column)
+        try:
+            counts = count_texts(texts, self.vectorizer)
+        except MemoryError as error:
+            raise InputDataError(
+                f"{partition} does not fit the memory of a worker ({partition.text_bytes:,} bytes of text in "
+                f"{partition.n_rows:,} rows): lower corpus.partition_bytes, or give workers more memory"
+            ) from error
+        return counts, Counted(texts.null_count, counts.n_invalid)
+
+
+def _info(indptr: NDArray[np.int64], data: NDArray[np.float32]) -> BlockInfo:
+    empty = int(np.count_nonzero(np.diff(indptr) == 0))
+    return BlockInfo(len(indptr) - 1, len(data), float(data.sum(dtype=np.float64)), empty)
+
+
+def counted_of(result: tuple[Counted, TermTable]) -> Counted:
+    """The numbers of a counted partition, without its table."""
+    return result[0]
+
+
+def table_of(result: tuple[Counted, TermTable]) -> TermTable:
+    """The table of a counted partition."""
+    return result[1]
+
+
+@dataclass(frozen=True)
+class WriteTasks:
+    """Writes the W of partitions."""
+
+    run: RunFolder
+    stage: Stage
+    id_column: str | None
+    seed: int
+    n_components: int
+
+    def write(
+        self, partition: Partition, runs: Sequence[tuple[int, Run]], strips: list[Weights], scale: Weights
+    ) -> Written:
+        """Write one partition's W in the order of the corpus.
+
+        `runs` says where its rows are: the first row within the strip, and the run of the partition's block;
+        `strips` holds the W (rows, kp) of each run's strip. `scale` (k,) multiplies each topic's weights.
+        """
+        W = np.empty((partition.n_rows, self.n_components), np.float32)
+        order = shuffled(self.seed, partition.index, partition.n_rows)
+        for (offset, run), strip in zip(runs, strips, strict=True):
+            rows = strip[offset : offset + run.stop - run.start, : self.n_components]
+            W[order[run.start : run.stop]] = rows * scale
+        has_terms = np.zeros(partition.n_rows, np.bool_)
+        has_terms[order] = np.diff(read_block(self.stage.block(partition.index)).indptr) > 0
+        ids = read_ids(partition, self.id_column)
+        table = w_table(ids, self.id_column or "doc_id", W, has_terms)
+        self.run.w_part(partition.index).write_parquet(table)
+        topics = table["topic"].drop_null().to_numpy()
+        return Written(W.sum(axis=0, dtype=np.float64), np.bincount(topics, minlength=self.n_components))
+
+
+def runs_of_partitions(strips: Sequence[Sequence[Run]], n_partitions: int) -> list[list[tuple[int, int, Run]]]:
+    """For each partition the (strip, first row within the strip, run) of its rows."""
+    found: list[list[tuple[int, int, Run]]] = [[] for _ in range(n_partitions)]
+    for number, strip in enumerate(strips):
+        offset = 0
+        for run in strip:
+            found[run.block].append((number, offset, run))
+            offset += run.stop - run.start
+    return found

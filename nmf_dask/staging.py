@@ -1,0 +1,123 @@
+"""Intermediate files of a run: counts and blocks that later stages read, and the checkpoints of a fit.
+
+They lie in the run's work area, or in the scratch folder that the settings name. Each file is whole or does not
+open, so that what stands there can be used, and what does not is made again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.kernels.matrices import Csr, frozen
+from nmf_dask.store import Folder, read_arrays, write_arrays
+from nmf_dask.text import Counts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The folder of a run's intermediate files. Picklable."""
+
+    folder: Folder
+
+    @property
+    def vocabulary(self) -> Folder:
+        """The selected features, which say that counting is over."""
+        return self.folder / "vocabulary.parquet"
+
+    def counts(self, partition: int) -> Folder:
+        """The counts of a partition."""
+        return self.folder / "counts" / f"part-{partition:05d}.arrow"
+
+    def block(self, partition: int) -> Folder:
+        """The weighed block of a partition."""
+        return self.folder / "blocks" / f"part-{partition:05d}.arrow"
+
+    def checkpoint(self, iteration: int) -> Folder:
+        """The folder of a checkpoint."""
+        return self.folder / "checkpoints" / f"pass-{iteration:05d}"
+
+
+def write_counts(file: Folder, counts: Counts) -> None:
+    """Stage counts; their terms are in the tables already and are left out."""
+    write_arrays(
+        file,
+        {
+            "indptr": counts.indptr,
+            "indices": counts.indices,
+            "counts": counts.counts,
+            "buckets": counts.buckets,
+            "n_invalid": np.array([counts.n_invalid]),
+        },
+    )
+
+
+def read_counts(file: Folder) -> Counts:
+    """Staged counts, without terms; raises StageDamaged."""
+    arrays = read_arrays(file)
+    n_invalid = int(arrays.pop("n_invalid")[0])
+    return Counts(**arrays, terms=None, n_invalid=n_invalid)  # type: ignore[arg-type]
+
+
+def write_block(file: Folder, X: Csr) -> None:
+    """Stage a weighed block."""
+    arrays = {"indptr": X.indptr, "indices": X.indices, "data": X.data, "n_columns": np.array([X.n_columns])}
+    write_arrays(file, arrays)
+
+
+def read_block(file: Folder) -> Csr:
+    """A staged block, mapped into memory where the file is local; raises StageDamaged."""
+    arrays = read_arrays(file)
+    return frozen(Csr(arrays["indptr"], arrays["indices"], arrays["data"], int(arrays["n_columns"][0])))
+
+
+class BlockCache:
+    """Blocks read lately, up to a number of bytes; safe to share between threads.
+
+    A mapped file counts with all its bytes: the pages that were touched belong to the process's memory until
+    the map is dropped, and a nanny counts them.
+    """
+
+    def __init__(self, n_bytes: float) -> None:
+        self._limit = n_bytes
+        self._blocks: OrderedDict[str, Csr] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, file: Folder) -> Csr:
+        """The block of a staged file."""
+        with self._lock:
+            if file.uri in self._blocks:
+                self._blocks.move_to_end(file.uri)
+                return self._blocks[file.uri]
+        block = read_block(file)
+        with self._lock:
+            self._blocks[file.uri] = block
+            while len(self._blocks) > 1 and sum(one.nbytes for one in self._blocks.values()) > self._limit:
+                self._blocks.popitem(last=False)
+        return block
+
+
+@dataclass(frozen=True)
+class StagedBlocks:
+    """The blocks of a run by number, as a picklable value: each process reads what it needs through its cache."""
+
+    files: tuple[Folder, ...]
+    cache_bytes: int
+
+    def __call__(self, block: int) -> Csr:
+        return _cache(self.cache_bytes).get(self.files[block])
+
+
+@lru_cache(maxsize=1)
+def _cache(n_bytes: int) -> BlockCache:
+    return BlockCache(n_bytes)
+
+
+def shuffled(seed: int, partition: int, n_rows: int) -> NDArray[np.int64]:
+    """The order in which a partition's rows stand in its block: any share of it is a random sample."""
+    return np.random.default_rng([seed, 4, partition]).permutation(n_rows)

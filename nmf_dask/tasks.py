@@ -1,0 +1,89 @@
+"""What the pipeline asks of whoever runs its tasks, and the runner that does them here, one after the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+
+class Ref(str):
+    """Name of a call in a batch, standing for its result among the arguments of later calls."""
+
+    __slots__ = ()
+
+
+class Batch:
+    """Calls that are handed over together; an argument may be the result of an earlier one, or a list of such."""
+
+    def __init__(self) -> None:
+        self.calls: dict[Ref, tuple[Any, ...]] = {}
+
+    def call(self, label: str, function: Callable[..., Any], *arguments: Any) -> Ref:
+        """Add a call; `label` is what a dashboard shows for it."""
+        ref = Ref(f"{label}-{len(self.calls)}")
+        self.calls[ref] = (function, *arguments)
+        return ref
+
+
+class Tasks(ABC):
+    """Runs functions and keeps what they return; a handle stands for a result that has not been fetched."""
+
+    threads: int
+    """Threads that one task may use while no other runs."""
+
+    @abstractmethod
+    def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
+        """Start all calls of a batch; handles of the results in `keep`, in order."""
+
+    @abstractmethod
+    def fetch(self, handle: Any) -> Any:
+        """The value of a handle; raises what its call raised."""
+
+    @abstractmethod
+    def completed(self, handles: Sequence[Any]) -> Iterator[int]:
+        """Positions of handles as they complete, in any order; raises what a call raised."""
+
+    def call(self, label: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Start one call."""
+        batch = Batch()
+        return self.submit(batch, [batch.call(label, function, *arguments)])[0]
+
+    def map(self, label: str, function: Callable[..., Any], items: Sequence[Any], *shared: Any) -> list[Any]:
+        """Start one call an item, `function(item, *shared)`."""
+        batch = Batch()
+        return self.submit(batch, [batch.call(label, function, item, *shared) for item in items])
+
+    def tree(self, label: str, merge: Callable[[Sequence[Any]], Any], handles: Sequence[Any], fan_in: int) -> Any:
+        """Merge results, `fan_in` at a time, in the same tree every time."""
+        batch = Batch()
+        level = list(handles)
+        while len(level) > 1 or not isinstance(level[0], Ref):
+            groups = [level[i : i + fan_in] for i in range(0, len(level), fan_in)]
+            level = [batch.call(label, merge, group) for group in groups]
+        return self.submit(batch, level)[0]
+
+
+class SerialTasks(Tasks):
+    """The twin of a cluster: every call is done at once, in this thread; a handle is the value."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+
+    def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
+        results: dict[Ref, Any] = {}
+
+        def resolved(argument: Any) -> Any:
+            if isinstance(argument, Ref):
+                return results[argument]
+            return [resolved(item) for item in argument] if isinstance(argument, list) else argument
+
+        for ref, (function, *arguments) in batch.calls.items():
+            results[ref] = function(*map(resolved, arguments))
+        return [results[ref] for ref in keep]
+
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def completed(self, handles: Sequence[Any]) -> Iterator[int]:
+        return iter(range(len(handles)))
