@@ -146,6 +146,36 @@ def test_a_component_without_features_goes_to_zero_without_nan():
     assert np.isfinite(loss)
 
 
+def test_WH_is_floored_where_H_is_zero():
+    """A feature that no component holds: finite, and the loss says how bad that is."""
+    X, W, H = problem(5, 10, 4, 0.5, 0)
+    X[2, 7], H[:, 7] = 1.0, 0.0
+    expected_W, expected_numerators, expected_loss = dense_update_rows(X, W, H, 1, 0.0, 0.0)
+    w, numerators, loss = run(X, W, H, 1)
+    np.testing.assert_allclose(w, expected_W, rtol=2e-5)
+    np.testing.assert_allclose(numerators, expected_numerators, rtol=2e-5)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("W_shape", "HT_shape", "numerators_shape"),
+    [
+        ((3, 7), (9, 7), (9, 7)),
+        ((3, 8), (9, 16), (9, 8)),
+        ((3, 8), (9, 8), (9, 16)),
+        ((2, 8), (9, 8), (9, 8)),
+    ],
+)
+def test_wrong_shapes_are_refused_before_memory_is_written(W_shape, HT_shape, numerators_shape):
+    W, HT, numerators = (np.zeros(shape, np.float32) for shape in (W_shape, HT_shape, numerators_shape))
+    X = sp.csr_array(np.ones((3, 9), np.float32))
+    with pytest.raises(AssertionError):
+        update_rows(
+            X.indptr.astype(np.int64), X.indices.astype(np.int32), X.data, 0, 3, W, HT,
+            np.zeros(W_shape[1], np.float32), 1, 0.0, 0.0, FLOOR, numerators,
+        )  # fmt: skip
+
+
 def test_weights_do_not_become_denormal():
     X, W, H = problem(2, 10, 4, 0.5, 0)
     W[:, 1] = 1e-29

@@ -66,6 +66,7 @@ def update_rows(
     kp = W.shape[1]
     assert kp % 8 == 0  # else memory of others would be changed
     assert HT.shape[1] == numerators.shape[1] == h_sums.size == kp
+    assert W.shape[0] == stop - start
     longest = 0
     for i in range(start, stop):
         longest = max(longest, indptr[i + 1] - indptr[i])
