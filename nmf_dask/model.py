@@ -149,8 +149,8 @@ def _read_H(folder: RunFolder, k: int, m: int) -> tuple[pa.Table, NDArray[np.flo
     number = table["feature"].to_numpy()
     if len(number) != m or not np.array_equal(number, np.arange(m)):
         raise InputDataError(
-            f"the parts of H in {files[0].parent} hold {len(number)} features where run.json tells of {m}, or "
-            "not in order: a part is missing or from another run. Restore it, or delete "
+            f"the parts of H in {files[0].parent} hold {len(number)} features where run.json tells of {m}, "
+            "or not in order: a part is missing or from another run. Restore it, or delete "
             f"{folder.folder} and fit again"
         )
     return table, np.concatenate(weights)
