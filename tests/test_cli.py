@@ -280,7 +280,7 @@ class TestResults:
         assert result["topics"][1]["terms"][0] == {"term": "käse", "weight": 1234.5}
         assert "hush" not in out
         events = [json.loads(line) for line in err.splitlines()]
-        assert [event["event"] for event in events] == ["connected", "stage", "warning", "stage_done"]
+        assert [event["event"] for event in events] == ["connected", "stage", "warning", "info", "stage_done"]
         assert events[2]["rows"] == 3
 
     def test_quiet_keeps_warnings_and_result(self, pipeline, capsys):

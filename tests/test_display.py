@@ -73,6 +73,7 @@ class TestLines:
         lines = [line.partition("Z ")[2] for line in shown("text")]
         assert lines[0] == "2 workers, 4 threads; dashboard http://127.0.0.1:8787/status"
         assert lines[1] == "count: begins, 1000 partitions"
+        assert "fit: begins, at most 500 passes" in lines
         assert lines[2] == "count: 80/1000 partitions, 16.0 MB/s, 1:55 left"
         assert "count: done in 2:05, 1000 partitions, 16.0 MB/s" in lines
         assert "fit: 20/500 passes, loss 5 (-5.000 %), 2.0 passes/s, at most 4:00 left" in lines

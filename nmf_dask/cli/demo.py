@@ -57,4 +57,5 @@ def command(
     console.log_format = resolve(given).settings.run.log_format
     with display(console.log_format, console.verbosity) as observer:
         result = run_demo(output, newsgroups, observer)
+        observer.inform(f"the model is in {result.uri}")
     print_fit(result, console.log_format)

@@ -95,4 +95,5 @@ def run(settings: Any, console: Console) -> None:
 
     with display(settings.run.log_format, console.verbosity) as observer:
         result = fit(settings, observer)
+        observer.inform(f"the model is in {result.uri}")
     print_fit(result, settings.run.log_format)

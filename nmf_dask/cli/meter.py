@@ -65,8 +65,10 @@ class Meter:
         return max(0.0, (self.total - self.done) * self.seconds() / here)
 
     def size_told(self) -> str:
-        """Such as: , 64 partitions."""
-        return "" if self.total is None else f", {self._of_unit(self.total)}"
+        """Such as: , 64 partitions. A fit mostly stops before its last pass."""
+        if self.total is None:
+            return ""
+        return f", {'at most ' if self.name == 'fit' else ''}{self._of_unit(self.total)}"
 
     def counted(self) -> str:
         """Such as: 12/64 partitions."""
