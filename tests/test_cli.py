@@ -349,6 +349,13 @@ class TestResults:
         )
         assert (done.stdout, done.stderr) == ("0\n", "")
 
+    @pytest.mark.parametrize("closed", ["stdout", "stderr"])
+    def test_closed_streams(self, pipeline, monkeypatch, closed):
+        monkeypatch.setattr(sys, closed, None)
+        assert main(["fit", *JOB]) == 0
+        pipeline.error = InputDataError("x")
+        assert main(["fit", *JOB]) == 65
+
 
 class TestExitCodes:
     @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
@@ -29,7 +30,7 @@ def display(
 
     `verbosity` below 0 shows warnings only; above 0, every pass and the log of the libraries.
     """
-    out = sys.stderr if stream is None else stream
+    out = stream or sys.stderr or io.StringIO()  # closed by whoever started the job (2>&-)
     shown = _choose(log_format, verbosity, out, clock)
     with shown, _library_logs(shown, verbosity):
         yield shown

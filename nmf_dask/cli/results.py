@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def write(text: str) -> None:
     """Write to stdout; whoever reads it may have had enough (``| head``), which is no error."""
+    if sys.stdout is None:  # closed by whoever started the job (>&-)
+        return
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -37,7 +39,7 @@ def print_topics(model: TopicModel, n_terms: int, shape: str) -> None:
     elif shape == "csv":
         write(_csv(topics))
     else:
-        write(lines_of(topics, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        write(lines_of(topics, _width()))
 
 
 def print_fit(result: FitResult, log_format: str) -> None:
@@ -46,7 +48,7 @@ def print_fit(result: FitResult, log_format: str) -> None:
 
     topics = TopicModel.load(result.uri).topics(10)
     if log_format != "json":
-        write(lines_of(topics, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        write(lines_of(topics, _width()))
         return
     told = ("n_documents", "n_features", "n_iter", "stop_reason", "reconstruction_err")
     document = {
@@ -58,6 +60,11 @@ def print_fit(result: FitResult, log_format: str) -> None:
         "topics": _as_dicts(topics),
     }
     write(json_text(document) + "\n")
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where stdout is something else, which a program may read line by line."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def _as_dicts(topics: Sequence[Topic]) -> list[dict[str, Any]]:
