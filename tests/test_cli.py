@@ -9,12 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import nmf_dask
 from nmf_dask.cli import main
 from nmf_dask.cli.options import FLAGS
 from nmf_dask.config import Settings
@@ -77,50 +75,6 @@ def pipeline(monkeypatch):
     model = SimpleNamespace(TopicModel=SimpleNamespace(load=lambda uri: loaded))
     monkeypatch.setitem(sys.modules, "nmf_dask.model", model)
     return fake
-
-
-def run_python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False, **options
-    )
-
-
-class TestLight:
-    HEAVY = (
-        "numpy",
-        "numba",
-        "dask",
-        "distributed",
-        "pyarrow",
-        "pydantic",
-        "rich",
-        "scipy",
-        "sklearn",
-        "pandas",
-    )
-
-    @pytest.mark.parametrize(
-        "code",
-        [
-            "import nmf_dask",
-            "from nmf_dask.cli import main; assert main(['--version']) == 0",
-            "from nmf_dask.cli import main; assert main(['--help']) == 0",
-            "from nmf_dask.cli import main; assert main([]) == 0",
-            "from nmf_dask.cli import main; assert main(['fti']) == 2",
-        ],
-    )
-    def test_imports_nothing_heavy(self, code):
-        check = f"import sys\n{code}\nheavy = {self.HEAVY} & sys.modules.keys()\nassert not heavy, heavy"
-        done = run_python("-c", check.replace(str(self.HEAVY), str(set(self.HEAVY))))
-        assert done.returncode == 0, done.stderr
-
-    def test_help_of_a_command_needs_no_engine(self):
-        code = "import sys; from nmf_dask.cli import main; main(['fit', '--help']); print(*sys.modules)"
-        assert not {"numpy", "dask", "pyarrow"} & set(run_python("-c", code).stdout.split())
-
-    def test_module_runs(self):
-        done = run_python("-m", "nmf_dask", "--version")
-        assert done.stdout == f"nmf-dask, version {nmf_dask.__version__}\n"
 
 
 class TestHelp:
@@ -229,15 +183,6 @@ class TestFlags:
     def test_a_pattern_that_the_shell_expanded(self, pipeline, capsys):
         assert main(["fit", "--output", "o", "--input", "a.parquet", "b.parquet", "c.parquet"]) == 2
         assert "quotes" in capsys.readouterr().err
-
-    def test_completion_knows_the_choices(self):
-        script = {
-            "_NMF_DASK_COMPLETE": "bash_complete",
-            "COMP_WORDS": "nmf-dask fit --solver ",
-            "COMP_CWORD": "3",
-        }
-        done = run_python("-m", "nmf_dask", env={**os.environ, **script})
-        assert done.stdout.split() == ["plain,mu", "plain,cd"]
 
     def test_last_set_wins(self, pipeline):
         assert main(["fit", *JOB, "--set", "model.tol=1", "--set", "model.tol = 2"]) == 0
@@ -438,17 +383,3 @@ class TestExitCodes:
         thread.start()
         thread.join()
         assert codes == [0]
-
-
-class TestPackage:
-    def test_lazy_names(self):
-        assert nmf_dask.Settings is Settings
-        assert nmf_dask.load_settings is load_settings
-        assert {"fit", "TopicModel", "beta_divergence"} <= set(dir(nmf_dask))
-        with pytest.raises(AttributeError, match="nothing_of_that_name"):
-            nmf_dask.nothing_of_that_name  # noqa: B018
-
-    def test_type_checkers_see_every_lazy_name(self):
-        source = Path(nmf_dask.__file__).read_text()
-        for name, home in nmf_dask._HOMES.items():
-            assert f"from {home} import {name} as {name}\n" in source

@@ -1,0 +1,81 @@
+"""What starting costs: `import nmf_dask`, --version and --help load nothing heavy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nmf_dask
+from nmf_dask.config import Settings
+from nmf_dask.jobfile import load_settings
+
+
+def run_python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+class TestLight:
+    HEAVY = (
+        "numpy",
+        "numba",
+        "dask",
+        "distributed",
+        "pyarrow",
+        "pydantic",
+        "rich",
+        "scipy",
+        "sklearn",
+        "pandas",
+    )
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "import nmf_dask",
+            "from nmf_dask.cli import main; assert main(['--version']) == 0",
+            "from nmf_dask.cli import main; assert main(['--help']) == 0",
+            "from nmf_dask.cli import main; assert main([]) == 0",
+            "from nmf_dask.cli import main; assert main(['fti']) == 2",
+        ],
+    )
+    def test_imports_nothing_heavy(self, code):
+        check = f"import sys\n{code}\nheavy = {self.HEAVY} & sys.modules.keys()\nassert not heavy, heavy"
+        done = run_python("-c", check.replace(str(self.HEAVY), str(set(self.HEAVY))))
+        assert done.returncode == 0, done.stderr
+
+    def test_help_of_a_command_needs_no_engine(self):
+        code = "import sys; from nmf_dask.cli import main; main(['fit', '--help']); print(*sys.modules)"
+        assert not {"numpy", "dask", "pyarrow"} & set(run_python("-c", code).stdout.split())
+
+    def test_module_runs(self):
+        done = run_python("-m", "nmf_dask", "--version")
+        assert done.stdout == f"nmf-dask, version {nmf_dask.__version__}\n"
+
+
+class TestCompletion:
+    def test_completion_knows_the_choices(self):
+        script = {
+            "_NMF_DASK_COMPLETE": "bash_complete",
+            "COMP_WORDS": "nmf-dask fit --solver ",
+            "COMP_CWORD": "3",
+        }
+        done = run_python("-m", "nmf_dask", env={**os.environ, **script})
+        assert done.stdout.split() == ["plain,mu", "plain,cd"]
+
+
+class TestPackage:
+    def test_lazy_names(self):
+        assert nmf_dask.Settings is Settings
+        assert nmf_dask.load_settings is load_settings
+        assert {"fit", "TopicModel", "beta_divergence"} <= set(dir(nmf_dask))
+        with pytest.raises(AttributeError, match="nothing_of_that_name"):
+            nmf_dask.nothing_of_that_name  # noqa: B018
+
+    def test_type_checkers_see_every_lazy_name(self):
+        source = Path(nmf_dask.__file__).read_text()
+        for name, home in nmf_dask._HOMES.items():
+            assert f"from {home} import {name} as {name}\n" in source
