@@ -20,7 +20,7 @@ PACKAGE = ROOT / "nmf_dask"
 LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
     {"pipeline": set(), "report": set(), "demo": {"pipeline"}},
-    {"cluster": set(), "distributed": {"cluster"}},
+    {"cluster": {"distributed"}, "distributed": set()},
     {"model": {"store"}, "evaluation": {"model"}, "staging": {"store"}, "store": set()},
     {"factorization": set(), "vocabulary": set()},
     {"initialization": {"blocks"}, "blocks": set(), "tasks": set()},
