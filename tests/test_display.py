@@ -141,7 +141,9 @@ class TestLogsOfLibraries:
         logger = logging.getLogger("distributed.made_for_this_test")
         logger.addHandler(logging.StreamHandler(sys.stderr))
         logger.propagate = False
+        logger.setLevel(logging.INFO)
         yield logger
+        logger.setLevel(logging.NOTSET)
         logger.handlers.clear()
         logger.propagate = True
 
