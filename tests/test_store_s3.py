@@ -1,0 +1,209 @@
+"""The model folder in an object store: a real S3 protocol, spoken by moto on this machine."""
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import fs
+
+from nmf_dask.errors import InputDataError, RetryableError
+from nmf_dask.store import Folder, ModelFolder, StageDamaged, lock, open_run, read_arrays, write_arrays
+from nmf_dask.store.folder import _file_system
+from tests.small_models import FIRST, SECOND, first_and_second, started, write_run
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if server is None:
+        pytest.skip("moto[server] is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def uri(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a model folder, not there yet, in a bucket that is."""
+    for key, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "testing-key",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
+    _file_system.cache_clear()
+    store, _ = fs.FileSystem.from_uri("s3://models?allow_bucket_creation=true")
+    store.create_dir("models")
+    store.delete_dir_contents("models", missing_dir_ok=True)
+    yield "s3://models/deep/model"
+    _file_system.cache_clear()
+
+
+def test_runs_are_written_committed_and_found(uri: str) -> None:
+    ModelFolder(uri).check_usable()
+    model = first_and_second(uri)
+    model.check_usable()
+    assert open_run(uri).run_id == SECOND
+    assert open_run(f"{uri}/runs/{FIRST}/").run_id == FIRST
+    assert model.run(FIRST).folder.list() == (
+        ("H", "W", "_SUCCESS", "convergence.parquet", "run.json", "topics.parquet")
+    )
+    assert [part.read_parquet().num_rows for part in model.run(FIRST).w_parts()] == [3, 1]
+    (model.folder / "LATEST").delete()
+    assert open_run(uri).run_id == SECOND
+    model.run(SECOND).folder.delete()
+    assert open_run(uri).run_id == FIRST
+
+
+def test_what_is_there_is_said(uri: str) -> None:
+    with pytest.raises(InputDataError, match="no model at s3://models/deep/model: it does not exist"):
+        open_run(uri)
+    write_run(ModelFolder(uri).run(FIRST), commit=False, other={"status": "failed", "error": "too large"})
+    with pytest.raises(InputDataError, match=f"run {FIRST}: failed, too large"):
+        open_run(uri)
+    (Folder(uri).parent / "corpus" / "part-0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputDataError, match=r"holds part-0\.parquet"):
+        ModelFolder("s3://models/deep/corpus").check_usable()
+    with pytest.raises(InputDataError, match="is a file"):
+        ModelFolder("s3://models/deep/corpus/part-0.parquet").check_usable()
+
+
+def test_sizes_names_and_deletion(uri: str) -> None:
+    folder = Folder(uri) / "a b+c"
+    (folder / "x" / "y").write_bytes(b"12")
+    (folder / "z").write_bytes(b"345")
+    assert (folder.size(), folder.list()) == (5, ("x", "z"))
+    folder.delete()
+    folder.delete()
+    assert not folder.exists()
+    assert folder.list() == ()
+
+
+def test_arrays_come_back_and_a_cut_object_is_damaged(uri: str) -> None:
+    file = Folder(uri) / "block.arrow"
+    with pytest.raises(StageDamaged, match="is missing"):
+        read_arrays(file)
+    write_arrays(file, {"a": np.arange(10**6), "b": np.zeros((0, 3), np.float32)})
+    read = read_arrays(file)
+    np.testing.assert_array_equal(read["a"], np.arange(10**6))
+    assert read["b"].shape == (0, 3)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(StageDamaged, match="is incomplete"):
+        read_arrays(file)
+
+
+def test_write_that_fails_leaves_no_object(uri: str) -> None:
+    file = Folder(uri) / "x"
+    with suppress(KeyboardInterrupt), file.writing() as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert not file.exists()
+
+
+KILLED = """
+import sys, time
+from nmf_dask.store import Folder
+with Folder(sys.argv[1]).writing() as stream:
+    stream.write(bytes(12 * 2**20))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_writer_killed_in_the_middle_leaves_no_object(uri: str) -> None:
+    with started(KILLED, f"{uri}/part") as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        writer.kill()
+    assert not (Folder(uri) / "part").exists()
+
+
+def test_what_is_sent_to_workers_holds_no_keys(uri: str) -> None:
+    run = ModelFolder(uri).run(FIRST)
+    assert run.w_part(0).exists() is False
+    sent = pickle.dumps((run, run.w_part(0)))
+    assert b"testing-secret" not in sent
+    pickle.loads(sent)[1].write_bytes(b"1")
+    assert run.w_part(0).read_bytes() == b"1"
+
+
+def test_lock_names_its_holder_and_lapses(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelFolder(uri)
+    with model.lock():
+        with (
+            pytest.raises(RetryableError, match=f"process {os.getpid()} on .*{socket.gethostname()}"),
+            model.lock(),
+        ):
+            pass
+        assert model.lock_file.exists()
+    assert not model.lock_file.exists()
+    model.lock_file.write_bytes(lock._card().replace(lock._machine().encode(), b"another"))
+    with pytest.raises(RetryableError, match="last sign of life"), model.lock():
+        pass
+    monkeypatch.setattr(lock, "STALE_SECONDS", -5.0)
+    with model.lock():
+        pass
+
+
+def test_of_two_that_write_the_lock_at_once_the_last_one_has_it(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ModelFolder(uri)
+    other = lock._card().replace(lock._machine().encode(), b"another")
+    monkeypatch.setattr("nmf_dask.store.lock.time.sleep", lambda _: model.lock_file.write_bytes(other))
+    with pytest.raises(RetryableError, match="at the same moment"), model.lock():
+        pass
+    assert model.lock_file.read_bytes() == other
+
+
+def test_heartbeat_writes_the_lock_again_but_not_another_s(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
+    model = ModelFolder(uri)
+    with model.lock() as held:
+        before = model.lock_file.info().mtime_ns
+        deadline = time.monotonic() + 20
+        while model.lock_file.info().mtime_ns == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert model.lock_file.info().mtime_ns > before
+        held.check()
+        monkeypatch.setattr(lock, "_card", lambda: b"{}")
+        time.sleep(0.5)
+        with pytest.raises(RetryableError, match="taken over"):
+            held.check()
+
+
+def test_bucket_that_is_not_there_is_bad_input(uri: str) -> None:
+    with pytest.raises(InputDataError, match=r"s3://no-such-bucket/model/x.*refused"):
+        (Folder("s3://no-such-bucket/model") / "x").write_bytes(b"1")
+
+
+def test_store_that_does_not_answer_is_worth_a_retry(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    _file_system.cache_clear()
+    with pytest.raises(RetryableError, match=r"cannot read s3://models/deep/model/x: .*Run the same command"):
+        (Folder(uri) / "x").read_bytes()
+    with pytest.raises(RetryableError, match="s3://models/deep/model"):
+        open_run(uri)
