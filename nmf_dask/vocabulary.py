@@ -75,7 +75,7 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
 
 def _summed_buckets(buckets: pa.Table) -> pa.Table:
     sums = [("document_frequency", "sum"), ("total_count", "sum")]
-    # One thread: with several, the order of the groups depends on their timing.
+    # A task has one thread, and Arrow would take all there are.
     groups = buckets.group_by("bucket", use_threads=False).aggregate(sums)
     names = ["bucket", "document_frequency_sum", "total_count_sum"]
     return groups.select(names).rename_columns(_BUCKETS.names).sort_by("bucket")

@@ -147,6 +147,11 @@ def test_a_document_that_holds_everything_is_sorted():
     np.testing.assert_array_equal(data, np.arange(m) + 1.0)
 
 
+def test_a_row_of_zero_weights_is_not_divided_by_its_norm():
+    _, _, data = weigh_rows([{0: 3}], np.array([0]), np.zeros(1), np.array([1]), norm="l2")
+    assert data.tolist() == [0.0]
+
+
 def test_bins_ascend_and_share_the_document_frequency_evenly():
     document_frequency = np.sort((1e6 / np.arange(1, 50_001)).astype(np.int64))[::-1]
     bins = expected_bins(document_frequency)

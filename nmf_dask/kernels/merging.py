@@ -35,17 +35,17 @@ def merge_pair(
 ) -> Any:
     """Set `merged` to the rows of both runs in order, equal terms added up in `one`; give their number."""
     i, j, at = 0, 0, 0
-    while i < one.size and j < two.size:
-        side = compare_terms(one[i], two[j], bucket, offsets, arena)
+    while i < one.size or j < two.size:
+        if i < one.size and j < two.size:
+            side = compare_terms(one[i], two[j], bucket, offsets, arena)
+        else:
+            side = np.int64(-1 if i < one.size else 1)
         merged[at] = one[i] if side <= 0 else two[j]
         if side == 0:
             frequency[one[i]] += frequency[two[j]]
         i += side <= 0
         j += side >= 0
         at += 1
-    for rest in (one[i:], two[j:]):
-        merged[at : at + rest.size] = rest
-        at += rest.size
     return at
 
 
@@ -61,10 +61,11 @@ def merge_runs(
 
     Run q is the rows `ends[q]` to `ends[q + 1]` of bucket (n,), frequency (n,) and the terms
     `arena[offsets[i]:offsets[i + 1]]`; `ends` is (r + 1,). Returns the rows to keep, int64, in order;
-    `frequency` of a kept row becomes, in place, the sum over all rows of its term.
+    `frequency` of a kept row becomes, in place, the sum over all rows of its term; `ends` is overwritten.
     """
-    rows, merged = np.arange(bucket.size), np.empty(bucket.size, np.int64)
-    ends = ends.copy()
+    rows, merged = np.empty(bucket.size, np.int64), np.empty(bucket.size, np.int64)
+    for i in range(bucket.size):
+        rows[i] = i
     while ends.size > 2:
         at = 0
         n_pairs = ends.size // 2
