@@ -1,5 +1,6 @@
 """One writer a model folder: real processes fight for it, die with it, and take it over."""
 
+import fcntl
 import json
 import os
 import signal
@@ -18,9 +19,14 @@ from nmf_dask.store import ModelFolder, lock
 from tests.small_models import FIRST, started, write_run
 
 HOLDER = """
-import sys
+import sys, time
 from nmf_dask.errors import RetryableError
-from nmf_dask.store import ModelFolder
+from nmf_dask.store import ModelFolder, lock
+judge = lock._refuse_living
+def judge_slowly(file):
+    judge(file)
+    time.sleep(0.3)  # between judging a lock dead and taking it, somebody else may have
+lock._refuse_living = judge_slowly
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -103,6 +109,19 @@ def test_holder_is_named_and_its_lock_is_free_when_it_ends(tmp_path: Path) -> No
         process.wait()
         take(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_lock_that_is_released_while_it_is_judged_is_free(tmp_path: Path) -> None:
+    file = forged(tmp_path)
+    with open(file, "rb") as released, started(HOLDER, str(tmp_path)) as process:
+        fcntl.flock(released, fcntl.LOCK_EX)
+        said(process)
+        go(process)
+        time.sleep(0.5)
+        file.unlink()
+        fcntl.flock(released, fcntl.LOCK_UN)
+        assert said(process) == "held"
+        go(process)
 
 
 def test_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
