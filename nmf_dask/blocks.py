@@ -7,6 +7,7 @@ the same bytes. A step goes over a share of every strip; its sums come back as o
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.kernels.matrices import Csr, frozen
+from nmf_dask.kernels.matrices import Csr, aligned, frozen, zeros
 
 FAN_IN = 8
 T = TypeVar("T")
@@ -83,10 +84,10 @@ def cut_strips(block_rows: Sequence[int], n_strips: int) -> list[tuple[Run, ...]
     cuts = [n_rows * s // n_strips for s in range(n_strips + 1)]
     starts = np.concatenate(([0], np.cumsum(block_rows))).tolist()
     strips: list[tuple[Run, ...]] = []
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in itertools.pairwise(cuts):
         runs = (
             Run(block, max(low, first) - first, min(high, last) - first)
-            for block, (first, last) in enumerate(zip(starts, starts[1:], strict=False))
+            for block, (first, last) in enumerate(itertools.pairwise(starts))
             if first < high and last > low
         )
         strips.append(tuple(runs))
@@ -173,9 +174,11 @@ class LocalBlocks(Blocks):
     threads: int = 1
 
     @classmethod
-    def of(cls, blocks: Sequence[Csr], sizes: Sizes, strips: list[tuple[Run, ...]], threads: int = 1) -> LocalBlocks:
+    def of(
+        cls, blocks: Sequence[Csr], sizes: Sizes, strips: list[tuple[Run, ...]], threads: int = 1
+    ) -> LocalBlocks:
         """Blocks whose W is not started yet (zero)."""
-        W = [np.zeros((strip_rows(strip), sizes.kp), np.float32) for strip in strips]
+        W = [zeros(strip_rows(strip), sizes.kp) for strip in strips]
         return cls([frozen(X) for X in blocks], sizes, strips, W, threads)
 
     def __post_init__(self) -> None:
@@ -201,7 +204,7 @@ class LocalBlocks(Blocks):
         return handle
 
     def keep(self) -> None:
-        self._kept = [W.copy() for W in self.W]
+        self._kept = [aligned(W) for W in self.W]
 
     def restore(self) -> None:
         self.W = self._kept

@@ -20,7 +20,6 @@ from nmf_dask.errors import ConfigurationError, RetryableError
 
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 120
-START = "spawn"
 
 
 @dataclass
@@ -66,7 +65,10 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     Raises RetryableError where it cannot be reached or no worker comes, ConfigurationError for an address
     that cannot be one.
     """
-    quiet = {"distributed.admin.tick.limit": "20s", "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}
+    quiet = {
+        "distributed.admin.tick.limit": "20s",
+        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+    }
     with dask.config.set(quiet):
         own = settings.scheduler is None
         client = _embedded(settings) if own else _existing(settings.scheduler or "", settings.workers)
@@ -123,14 +125,17 @@ def _existing(scheduler: str, workers: int | None) -> Client:
             "check the address, and that it runs"
         ) from error
     except ValueError as error:
-        raise ConfigurationError(f"{scheduler!r} is no address of a Dask scheduler, nor its file: {error}") from error
+        raise ConfigurationError(
+            f"{scheduler!r} is no address of a Dask scheduler, nor its file: {error}"
+        ) from error
     try:
         client.wait_for_workers(workers or 1, timeout=WORKERS_SECONDS)
     except TimeoutError as error:
         there = len(client.scheduler_info(n_workers=-1)["workers"])
         client.close()
         raise RetryableError(
-            f"{there} of {workers or 1} workers are at {scheduler} after {WORKERS_SECONDS} s: start them, or ask for fewer"
+            f"{there} of {workers or 1} workers are at {scheduler} after {WORKERS_SECONDS} s: "
+            "start them, or ask for fewer"
         ) from error
     return client
 
@@ -165,8 +170,11 @@ def _one_thread_a_task() -> None:
 
 def _close(client: Client, own: bool) -> None:
     """End the job's part; a connection that breaks while it closes is nobody's concern any more."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     cluster = client.cluster
     client.close()
     if own and cluster is not None:
         cluster.close()
+    logger.setLevel(level)

@@ -198,9 +198,9 @@ class ModelSettings(Section):
 
     n_components: PositiveInt = Field(10, description='topics (k); scikit-learn: "auto"')
     beta_loss: Literal["frobenius", "kullback-leibler"] = Field("frobenius", description="what is minimized")
-    solver: Literal["mu", "cd"] = Field(
-        "mu",
-        description='multiplicative updates, or coordinate descent (Frobenius only); scikit-learn: "cd"',
+    solver: Literal["auto", "mu", "cd"] = Field(
+        "auto",
+        description="mu: multiplicative updates; cd: coordinate descent, Frobenius only; auto: cd where it can",
     )
     init: Literal["random", "nndsvd", "nndsvda"] = Field(
         "nndsvda", description='how W and H start; scikit-learn: "none"'
@@ -209,8 +209,8 @@ class ModelSettings(Section):
     tol: Annotated[float, Field(ge=0.0)] = Field(
         1e-4, description="stop when a pass lowers the loss by less than this share"
     )
-    alpha_W: Penalty = Field(0.0, description="penalty on W")  # noqa: N815
-    alpha_H: Penalty | Literal["same"] = Field("same", description='penalty on H; "same": that on W')  # noqa: N815
+    alpha_W: Penalty = Field(0.0, description="penalty on W")
+    alpha_H: Penalty | Literal["same"] = Field("same", description='penalty on H; "same": that on W')
     l1_ratio: Share = Field(0.0, description="share of L1 in the penalties; the rest is L2")
     random_state: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         0,
@@ -225,6 +225,13 @@ class ModelSettings(Section):
     sweeps: PositiveInt | Literal["auto"] = Field(
         "auto", description="updates of a block's W at each visit of the block"
     )
+
+    @property
+    def method(self) -> Literal["mu", "cd"]:
+        """The solver, with "auto" decided."""
+        if self.solver == "auto":
+            return "cd" if self.beta_loss == "frobenius" else "mu"
+        return self.solver
 
     @model_validator(mode="after")
     def _solver_knows_the_loss(self) -> ModelSettings:

@@ -19,9 +19,9 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
-from nmf_dask.blocks import ALL, FAN_IN, Blocks, Run, Share, Sizes, Step, add_tree, strip_rows, visit_strip
+from nmf_dask.blocks import ALL, Blocks, Run, Share, Sizes, Step, add_tree, strip_rows, visit_strip
 from nmf_dask.errors import RetryableError
-from nmf_dask.kernels.matrices import Csr
+from nmf_dask.kernels.matrices import Csr, aligned, zeros
 from nmf_dask.tasks import Batch, Ref, Tasks
 
 Weights = NDArray[np.float32]
@@ -44,7 +44,9 @@ def translated() -> Iterator[None]:
         ) from error
     except (OSError, TimeoutError) as error:
         if type(error).__module__.startswith("distributed"):
-            raise RetryableError(f"the scheduler cannot be reached ({error}); run the same command again") from error
+            raise RetryableError(
+                f"the scheduler cannot be reached ({error}); run the same command again"
+            ) from error
         raise
 
 
@@ -102,7 +104,12 @@ class TaskBlocks(Blocks):
     """
 
     def __init__(
-        self, tasks: Tasks, blocks: Callable[[int], Csr], sizes: Sizes, strips: list[tuple[Run, ...]], W: list[Any]
+        self,
+        tasks: Tasks,
+        blocks: Callable[[int], Csr],
+        sizes: Sizes,
+        strips: list[tuple[Run, ...]],
+        W: list[Any],
     ) -> None:
         self.tasks = tasks
         self.blocks = blocks
@@ -116,7 +123,9 @@ class TaskBlocks(Blocks):
         sums: list[Any] = []
         W: list[Ref] = []
         for strip, w in zip(self.strips, self.W, strict=True):
-            visited = batch.call("visit", visit_a_strip, step, self.blocks, strip, share, self.sizes, w, shared)
+            visited = batch.call(
+                "visit", visit_a_strip, step, self.blocks, strip, share, self.sizes, w, shared
+            )
             W.append(batch.call("weights", _weights, visited))
             sums.append(batch.call("sums", _sums, visited))
         total = add_tree(sums, lambda level: batch.call("add", add_copies, list(level)))
@@ -141,7 +150,7 @@ def visit_a_strip(
     W: Weights | None, shared: Any,
 ) -> tuple[Weights, Any]:  # fmt: skip
     """A task: a strip's new W (None: not started, zeros) and the sums of the share that was visited."""
-    W = np.zeros((strip_rows(strip), sizes.kp), np.float32) if W is None else W.copy()
+    W = zeros(strip_rows(strip), sizes.kp) if W is None else aligned(W)
     sums = step.empty(sizes.n_features, sizes.kp)
     visit_strip(step, blocks, strip, share, W, shared, sums)
     return W, sums

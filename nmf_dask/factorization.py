@@ -14,12 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.blocks import Blocks, LocalBlocks, Share, Sizes, cut_strips
+from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.config import ModelSettings
-from nmf_dask.initialization import Total, pad_H, start
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
-from nmf_dask.kernels.objective import Factor, Frobenius, KullbackLeibler, Objective, Penalties, Sums
+from nmf_dask.initialization import Total
+from nmf_dask.kernels.matrices import Csr
+from nmf_dask.kernels.objective import Factor, Frobenius, Objective, Sums
 from nmf_dask.observer import Pass
+from nmf_dask.schedule import (
+    FIRST_MOMENTUM,
+    LEAST_MOMENTUM,
+    MOMENTUM_GROWTH,
+    MOST_MOMENTUM,
+    PassPlan,
+    is_plain,
+    objective_of,
+    schedule,
+)
 
 Floats = NDArray[np.float32]
 
@@ -56,67 +66,6 @@ class FoldIn:
         self.objective.fold_in(X, start, stop, W, shared, self.sweeps)
 
 
-class PassPlan(NamedTuple):
-    """How one pass goes: H is updated `rounds` times, each after W's and H's sweeps, from sums that decay."""
-
-    rounds: int
-    w_sweeps: int
-    h_sweeps: int
-    decay: float = 0.7
-
-
-def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> Objective:
-    """The objective that settings ask for. `scale` is the mean of X's nonzeros: float32's floors follow it."""
-    alpha_H = model.alpha_W if model.alpha_H == "same" else model.alpha_H
-    penalties = Penalties(
-        l1_W=n_features * model.alpha_W * model.l1_ratio,
-        l2_W=n_features * model.alpha_W * (1 - model.l1_ratio),
-        l1_H=alpha_H * model.l1_ratio,
-        l2_H=alpha_H * (1 - model.l1_ratio),
-    )
-    if model.beta_loss == "frobenius":
-        return Frobenius(penalties, solver=model.solver)
-    return KullbackLeibler(penalties, floor=1e-7 * scale)
-
-
-def is_plain(model: ModelSettings) -> bool:
-    """Whether each pass is to be one iteration of scikit-learn: one round, one sweep, nothing added."""
-    return model.rounds == 1 and model.sweeps == 1
-
-
-def strip_count(sizes: Sizes, beta_loss: str) -> int:
-    """How many strips to cut: enough for threads and workers, each worth about 100 ms a pass, two at least."""
-    kp = sizes.kp
-    # Seconds of one core a pass: nonzeros and rows by what they cost on a 2021 server core, near enough for a count.
-    a_nonzero = 0.45e-9 if beta_loss == "frobenius" else 1.5e-9
-    seconds = sizes.nnz * kp * a_nonzero + sizes.n_rows * kp * kp * 1e-10
-    return max(2, min(round(seconds / 0.1), 65536))
-
-
-def schedule(model: ModelSettings, sizes: Sizes) -> tuple[list[PassPlan], PassPlan]:
-    """The passes of many rounds that come first, and the whole pass that is repeated after them.
-
-    From sizes alone, so that a corpus gets the same schedule wherever it runs.
-    """
-    sweeps = {"mu": 3, "cd": 2}[model.solver] if model.sweeps == "auto" else model.sweeps
-    h_sweeps = {"mu": 10, "cd": 2}[model.solver] if model.sweeps == "auto" else model.sweeps
-    if model.beta_loss == "kullback-leibler":
-        h_sweeps = 1  # the ratios X / WH are those of the H that was met: a second step would be one too far
-    whole = PassPlan(1, sweeps, h_sweeps)
-    if model.rounds != "auto":
-        rounds = model.rounds
-    elif sizes.n_rows >= 40 * sizes.n_components:
-        rounds = 20
-    else:
-        rounds = 1
-    rounds = min(rounds, sizes.n_rows)
-    if rounds == 1:
-        return [], whole
-    round_sweeps = {"mu": 5, "cd": 2}[model.solver] if model.sweeps == "auto" else model.sweeps
-    passes = [PassPlan(rounds, round_sweeps, round_sweeps if h_sweeps > 1 else 1)] * 2
-    return passes, whole
-
-
 class Outcome(NamedTuple):
     """What a pass leaves: H, the factor that the next pass meets rows with, the divergence, topics nobody has."""
 
@@ -132,16 +81,13 @@ class FitState:
 
     outcome: Any  # handle of the last Outcome
     iteration: int = 0
-    momentum: float = 0.0
+    momentum: float = FIRST_MOMENTUM
     rows: tuple[Pass, ...] = field(default=())
     reseeded: int = 0
     stop_reason: str | None = None
 
 
-MOMENTUM = {"mu": 0.9, "cd": 0.7}
-LEAST_MOMENTUM = 0.05
 MOST_RESEEDS = 3
-FOLD_SWEEPS = 10
 RESET = 1e-3  # the sweeps scale it to the rows at once; zero is the one value that they cannot scale
 
 
@@ -162,31 +108,42 @@ class Fit:
 
     def begin(self, HT: Floats) -> FitState:
         """The state before the first pass; W is started by the blocks."""
-        momentum = 0.0 if is_plain(self.model) else MOMENTUM[self.model.solver]
-        return FitState(Outcome(HT, self.objective.factor(HT), np.inf, ()), momentum=momentum)
+        return FitState(Outcome(HT, self.objective.factor(HT), np.inf, ()))
 
     def advance(self, blocks: Blocks, state: FitState) -> FitState:
         """One pass over the data."""
         started = time.perf_counter()
-        plan = self.first[state.iteration] if state.iteration < len(self.first) else self.whole
-        outcome = (self._many_rounds if plan.rounds > 1 else self._whole_pass)(blocks, plan, state)
+        steady = state.iteration >= len(self.first)
+        plan = self.whole if steady else self.first[state.iteration]
+        momentum = state.momentum if steady and not is_plain(self.model) else 0.0
+        if momentum:
+            blocks.keep()
+        outcome = (self._many_rounds if plan.rounds > 1 else self._whole_pass)(blocks, plan, state, momentum)
         divergence, dead = blocks.fetch(blocks.apply(_summary, outcome))
         err = float(np.sqrt(2 * divergence))
-        if plan.rounds == 1 and self._rose(state, err):  # carried on too far: take it back
+        if momentum and len(state.rows) > len(self.first) and err > state.rows[-1].reconstruction_err:
+            # Carried on too far: take it back.
             blocks.restore()
             plainly = blocks.apply(self._uncarried, state.outcome)
-            momentum = state.momentum / 2 if state.momentum > LEAST_MOMENTUM else 0.0
-            return replace(state, outcome=plainly, momentum=momentum)
+            return replace(
+                state, outcome=plainly, momentum=momentum / 2 if momentum > LEAST_MOMENTUM else 0.0
+            )
         row = Pass(state.iteration + 1, err, time.perf_counter() - started, plan.rounds)
-        rows = (*state.rows, row)
-        return self._judged(
-            self._revived(blocks, replace(state, outcome=outcome, iteration=row.iteration, rows=rows), dead)
+        if momentum:
+            momentum = min(MOST_MOMENTUM, momentum * MOMENTUM_GROWTH)
+        state = replace(
+            state,
+            outcome=outcome,
+            iteration=row.iteration,
+            rows=(*state.rows, row),
+            momentum=momentum if steady else state.momentum,
         )
+        return self._judged(self._revived(blocks, state, dead))
 
     def _uncarried(self, outcome: Outcome) -> Outcome:
         return outcome._replace(factor=self.objective.factor(outcome.HT))
 
-    def _many_rounds(self, blocks: Blocks, plan: PassPlan, state: FitState) -> Any:
+    def _many_rounds(self, blocks: Blocks, plan: PassPlan, state: FitState, momentum: float) -> Any:
         """H updated after each share of the rows, from sums that decay; blocks are shuffled, so shares are random."""
         step = Visit(self.objective, plan.w_sweeps)
         turn = Turn(self.objective, plan, blocks.parallel)
@@ -196,17 +153,11 @@ class Fit:
             carry = blocks.apply(turn, carry, sums)
         return blocks.apply(turn.outcome, carry)
 
-    def _whole_pass(self, blocks: Blocks, plan: PassPlan, state: FitState) -> Any:
+    def _whole_pass(self, blocks: Blocks, plan: PassPlan, state: FitState, momentum: float) -> Any:
         """All rows, then H, which is carried on along its last step."""
-        if state.momentum > 0:
-            blocks.keep()
         sums = blocks.visit(Visit(self.objective, plan.w_sweeps), blocks.apply(_factor, state.outcome))
-        close = Close(self.objective, plan.h_sweeps, state.momentum, blocks.parallel)
+        close = Close(self.objective, plan.h_sweeps, momentum, blocks.parallel)
         return blocks.apply(close, state.outcome, sums)
-
-    def _rose(self, state: FitState, err: float) -> bool:
-        whole = [row for row in state.rows if row.rounds == 1]
-        return state.momentum > 0 and bool(whole) and err > whole[-1].reconstruction_err
 
     def _revived(self, blocks: Blocks, state: FitState, dead: tuple[int, ...]) -> FitState:
         """Give dead topics weights to start from again, unless penalties or too little data want them dead."""
@@ -222,15 +173,14 @@ class Fit:
     def _judged(self, state: FitState) -> FitState:
         """The state with a reason to stop, if there is one.
 
-        scikit-learn compares errors 10 iterations apart with `tol` times the first; here each pass is compared with
-        the one before, with a tenth of `tol` (plain passes are compared as scikit-learn does).
+        scikit-learn compares errors 10 iterations apart with `tol` times the first. Plain passes are compared so;
+        others, each worth several iterations, with the pass before, and with a fivehundredth of `tol`.
         """
-        apart = 10 if is_plain(self.model) else 1
+        apart, share = (10, 1.0) if is_plain(self.model) else (1, 0.002)
         rows = state.rows
-        if self.model.tol > 0 and len(rows) > apart and len(rows) % apart == 0:
+        if self.model.tol > 0 and len(rows) > len(self.first) + apart and len(rows) % apart == 0:
             fell = rows[-1 - apart].reconstruction_err - rows[-1].reconstruction_err
-            compared = rows[-1 - apart].rounds == rows[-1].rounds == 1
-            if compared and fell < self.model.tol * apart / 10 * rows[0].reconstruction_err:
+            if fell < self.model.tol * share * rows[0].reconstruction_err:
                 return replace(state, stop_reason="tol")
         if state.iteration >= self.model.max_iter:
             return replace(state, stop_reason="max_iter")
@@ -338,79 +288,3 @@ class Reseed:
             HT[:, topic] = mean * rng.exponential(size=len(HT))
             reset[topic] = RESET
         return outcome._replace(HT=HT, factor=self.objective.factor(HT)._replace(reset=reset))
-
-
-class Factorization(NamedTuple):
-    """What `factorize` returns: W (n, k) and H (k, m) float32, one row a pass, why it stopped, topics nobody has."""
-
-    W: Floats
-    H: Floats
-    rows: tuple[Pass, ...]
-    stop_reason: str
-    dead: tuple[int, ...]
-
-
-def factorize(
-    X: Any,
-    model: ModelSettings,
-    W: NDArray[Any] | None = None,
-    H: NDArray[Any] | None = None,
-    n_strips: int | None = None,
-    threads: int = 1,
-) -> Factorization:
-    """Factorize one matrix in this process: X ≈ W H, with X (n, m) SciPy sparse or dense and not negative.
-
-    `W` (n, k) and `H` (k, m) are where it starts; without both it starts as `model.init` says. Rows are visited in
-    `n_strips` strips (None: as many as the sizes ask for), `threads` at once; the schedule takes the order of the rows
-    for random. Raises ValueError where the arrays do not fit each other.
-    """
-    csr = frozen(from_scipy(X))
-    n, m = len(csr.indptr) - 1, csr.n_columns
-    sizes = Sizes(n, m, len(csr.data), model.n_components)
-    strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
-    blocks = LocalBlocks.of([csr], sizes, strips, threads)
-    total = float(csr.data.sum(dtype=np.float64))
-    fit = Fit.of(sizes, model, scale=total / max(len(csr.data), 1))
-    if W is None or H is None:
-        HT = start(blocks, model.init, model.random_state, total / max(n * m, 1))
-    else:
-        HT = _custom_start(blocks, W, H)
-    state = fit.begin(HT)
-    while state.stop_reason is None:
-        state = fit.advance(blocks, state)
-    state = fit.finished(blocks, state)
-    blocks.close()
-    k = model.n_components
-    weights = np.concatenate(blocks.W)[:, :k]
-    HT = state.outcome.HT[:, :k]
-    dead = tuple(np.flatnonzero(~weights.any(axis=0) | ~HT.any(axis=0)).tolist())
-    return Factorization(weights, HT.T.copy(), state.rows, state.stop_reason or "", dead)
-
-
-def _custom_start(blocks: LocalBlocks, W: NDArray[Any], H: NDArray[Any]) -> Floats:
-    n, m, _, k = blocks.sizes
-    if W.shape != (n, k) or H.shape != (k, m):
-        raise ValueError(f"W has shape {W.shape} and H {H.shape}; X and n_components ask for {(n, k)} and {(k, m)}")
-    padded, low = pad_H(np.asarray(W).T), 0
-    for own in blocks.W:
-        own[:] = padded[low : low + len(own)]
-        low += len(own)
-    return pad_H(np.asarray(H))
-
-
-def fold_in(X: Csr, HT: Floats, model: ModelSettings) -> Floats:
-    """W (n, kp) of the rows of X under a fixed H, `HT` (m, kp): updates of W alone, until they stand still.
-
-    The problem is convex, so that W does not depend on where it starts; a row without terms gets zeros.
-    """
-    X = frozen(X)
-    objective = objective_of(model, len(HT), scale=float(X.data.mean()) if X.nnz else 1.0)
-    factor = objective.factor(HT)
-    W = np.zeros((X.n_rows, HT.shape[1]), np.float32)
-    FoldIn(objective, model.n_components, FOLD_SWEEPS)(X, 0, X.n_rows, W, factor, Total(0.0))
-    for _ in range(model.max_iter // FOLD_SWEEPS):
-        before = W.copy()
-        objective.fold_in(X, 0, X.n_rows, W, factor, FOLD_SWEEPS)
-        if np.linalg.norm(W - before) <= model.tol * np.linalg.norm(W):
-            break
-    return W

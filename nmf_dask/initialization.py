@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import ALL, Blocks, Share
 from nmf_dask.kernels import frobenius
-from nmf_dask.kernels.matrices import Csr, read_only
+from nmf_dask.kernels.matrices import Csr, aligned, read_only, zeros
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 OVERSAMPLING = 6  # the Krylov space is several times as wide; this is about the last vectors of a block
-KRYLOV_PASSES = 4  # on 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it
+KRYLOV_PASSES = (
+    5  # on 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it
+)
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
 TILE = 512
 ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
@@ -50,8 +52,8 @@ class Project:
 
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Floats, sums: Total) -> None:
         if sums.value is None:
-            sums.value = np.zeros_like(shared)
-        Y = np.empty((TILE, shared.shape[1]), np.float32)
+            sums.value = zeros(*shared.shape)
+        Y = zeros(TILE, shared.shape[1])
         for low in range(start, stop, TILE):
             high = min(stop, low + TILE)
             y = Y[: high - low]
@@ -70,7 +72,10 @@ class SquaredSides:
         for low in range(0, stop - start, TILE):
             u = W[low : low + TILE]
             positive, negative = np.maximum(u, 0), np.minimum(u, 0)
-            sums.value += [np.einsum("it,it->t", positive, positive), np.einsum("it,it->t", negative, negative)]
+            sums.value += [
+                np.einsum("it,it->t", positive, positive),
+                np.einsum("it,it->t", negative, negative),
+            ]
 
 
 class Side(NamedTuple):
@@ -153,17 +158,17 @@ def nndsvd_start(blocks: Blocks, seed: int, mean: float, fill_zeros: bool) -> Fl
     sigma, V = _singular_vectors(blocks, seed)
     U_map = np.zeros((len(V), kp), np.float32)
     U_map[:, :k] = V / np.maximum(sigma, np.finfo(np.float32).tiny)
-    squares = blocks.fetch(blocks.visit(SquaredSides(), read_only(U_map, np.float32))).value[:, :k]
+    squares = blocks.fetch(blocks.visit(SquaredSides(), read_only(aligned(U_map), np.float32))).value[:, :k]
     fill = mean if fill_zeros else 0.0
     HT, side = _sides(sigma, V, squares, fill, kp)
     blocks.fetch(blocks.visit(KeepSide(), side))
     return HT
 
 
-def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Doubles]:
+def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     """The k largest singular values of X and its right singular vectors (m, k), from a share of the rows."""
     sizes = blocks.sizes
-    share = Share(0, max(1, sizes.n_rows // SAMPLE_ROWS))
+    share = Share(0, max(1, round(sizes.n_rows / SAMPLE_ROWS)))
     width = min(-(-(sizes.n_components + OVERSAMPLING) // 8) * 8, max(8, sizes.n_features // 8 * 8))
     Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
     basis: list[Floats] = []
@@ -187,16 +192,16 @@ def _orthonormal(Q: Floats, basis: list[Floats]) -> Floats:
         for B in basis:
             Q = Q - B @ (B.T @ Q)
         Q = np.linalg.qr(Q)[0]
-    return read_only(Q, np.float32)
+    return read_only(aligned(Q), np.float32)
 
 
-def _padded(sigma: Doubles, V: Doubles, k: int) -> tuple[Doubles, Doubles]:
+def _padded(sigma: Doubles, V: Floats, k: int) -> tuple[Doubles, Floats]:
     """Zero components where the matrix has fewer singular vectors than k."""
     missing = k - len(sigma)
     return np.pad(sigma, (0, missing)), np.pad(V, ((0, 0), (0, missing)))
 
 
-def _sides(sigma: Doubles, V: Doubles, squares: Doubles, fill: float, kp: int) -> tuple[Floats, Side]:
+def _sides(sigma: Doubles, V: Floats, squares: Doubles, fill: float, kp: int) -> tuple[Floats, Side]:
     """H, and how W comes from U: of each pair of singular vectors the signs whose sides weigh more."""
     k = len(sigma)
     positive, negative = np.maximum(V, 0), np.maximum(-V, 0)

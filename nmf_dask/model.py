@@ -102,7 +102,7 @@ class TopicModel:
         As scikit-learn's NMF.transform of the same H. A null is an empty document; a document with no known
         term gets a row of zeros. Raises TypeError for one string instead of several.
         """
-        from nmf_dask.factorization import fold_in
+        from nmf_dask.in_memory import fold_in
         from nmf_dask.initialization import pad_H
         from nmf_dask.text import count_texts
         from nmf_dask.vocabulary import weigh

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from nmf_dask.kernels.matrices import Csr, frozen
@@ -43,6 +44,9 @@ class Stage:
         return self.folder / "checkpoints" / f"pass-{iteration:05d}"
 
 
+_NO_TERMS = pa.table({"bucket": pa.array([], pa.int32()), "term": pa.array([], pa.string())})
+
+
 def write_counts(file: Folder, counts: Counts) -> None:
     """Stage counts; their terms are in the tables already and are left out."""
     write_arrays(
@@ -61,13 +65,13 @@ def read_counts(file: Folder) -> Counts:
     """Staged counts, without terms; raises StageDamaged."""
     arrays = read_arrays(file)
     n_invalid = int(arrays.pop("n_invalid")[0])
-    return Counts(**arrays, terms=None, n_invalid=n_invalid)  # type: ignore[arg-type]
+    return Counts(**arrays, terms=_NO_TERMS, n_invalid=n_invalid)
 
 
 def write_block(file: Folder, X: Csr) -> None:
     """Stage a weighed block."""
-    arrays = {"indptr": X.indptr, "indices": X.indices, "data": X.data, "n_columns": np.array([X.n_columns])}
-    write_arrays(file, arrays)
+    n_columns = np.array([X.n_columns])
+    write_arrays(file, {"indptr": X.indptr, "indices": X.indices, "data": X.data, "n_columns": n_columns})
 
 
 def read_block(file: Folder) -> Csr:

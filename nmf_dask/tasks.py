@@ -54,7 +54,9 @@ class Tasks(ABC):
         batch = Batch()
         return self.submit(batch, [batch.call(label, function, item, *shared) for item in items])
 
-    def tree(self, label: str, merge: Callable[[Sequence[Any]], Any], handles: Sequence[Any], fan_in: int) -> Any:
+    def tree(
+        self, label: str, merge: Callable[[Sequence[Any]], Any], handles: Sequence[Any], fan_in: int
+    ) -> Any:
         """Merge results, `fan_in` at a time, in the same tree every time."""
         batch = Batch()
         level = list(handles)

@@ -7,21 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import NMF
 
-from nmf_dask.kernels.kullback_leibler import update_h, update_rows
+from nmf_dask.kernels.kullback_leibler import update_rows
 
 FLOOR = 1e-12
 
 
 def dense_update_rows(X, W, H, sweeps, l1, l2):
-    """W, Wᵀ(X/WH), and the sum over nonzeros of x log(x/WH) - x at entry."""
-    WH = np.maximum(W @ H, FLOOR)
-    nonzero = X > 0
-    loss = np.sum(X[nonzero] * np.log(X[nonzero] / WH[nonzero]) - X[nonzero])
+    """W, Wᵀ(X/WH), and the sum over nonzeros of x log(x/WH) - x, both of the W that results."""
     for _ in range(sweeps):
         denominator = H.sum(axis=1) + l1 + l2 * W
         denominator[denominator == 0] = 1.0
         W = W * (X / np.maximum(W @ H, FLOOR) @ H.T) / denominator
-    return W, W.T @ (X / np.maximum(W @ H, FLOOR)), loss
+    WH = np.maximum(W @ H, FLOOR)
+    nonzero = X > 0
+    loss = np.sum(X[nonzero] * np.log(X[nonzero] / WH[nonzero]) - X[nonzero])
+    return W, W.T @ (X / WH), loss
 
 
 def padded(A):
@@ -83,7 +83,7 @@ def test_statistics_can_be_left_out():
     X, W, H = problem(7, 30, 5, 0.3, 0)
     with_them, without = run(X, W, H, 2), run(X, W, H, 2, statistics=False)
     assert np.array_equal(with_them[0], without[0])
-    assert with_them[2] == without[2]
+    assert np.array_equal(run(X, W, H, 0)[0], run(X, W, H, 0, statistics=False)[0])
 
 
 def test_a_range_of_rows_is_those_rows():
@@ -193,7 +193,7 @@ def test_loss_falls_at_every_sweep(scale):
     losses = []
     for _ in range(20):
         new_W, _, loss = run(X, W, H, 1)
-        losses.append(loss + np.sum(W @ rest))
+        losses.append(loss + np.sum(new_W @ rest))
         W = new_W.astype(np.float64)
     assert np.all(np.diff(losses) <= 1e-6 * abs(losses[0]))
     _, _, expected = dense_update_rows(X, W, H, 0, 0.0, 0.0)
@@ -224,36 +224,6 @@ def test_equals_scikit_learn(iterations, alpha, l1_ratio):
     l1_H, l2_H = alpha * n * l1_ratio, alpha * n * (1 - l1_ratio)
     for _ in range(iterations):
         W, numerators, _ = run(X, W, H, 1, l1_W, l2_W)
-        HT = padded(H.T)
-        update_h(HT, padded(numerators.T), padded(W).sum(axis=0), l1_H, l2_H, 0.0)
-        H = HT[:, :k].T
+        H = H * numerators / (W.sum(axis=0)[:, np.newaxis] + l1_H + l2_H * H)
     np.testing.assert_allclose(W, expected_W, rtol=1e-5, atol=1e-5 * expected_W.max())
     np.testing.assert_allclose(H, model.components_, rtol=1e-5, atol=1e-5 * model.components_.max())
-
-
-@settings(deadline=None)
-@given(
-    st.integers(1, 30),
-    st.integers(1, 20),
-    st.sampled_from([0.0, 0.4]),
-    st.sampled_from([0.0, 2.0]),
-    st.integers(0, 2**32 - 1),
-)
-def test_update_h_equals_its_formula(m, k, l1, l2, seed):
-    rng = np.random.default_rng(seed)
-    H, numerators, w_sums = rng.random((k, m)), rng.random((k, m)), rng.random((k, 1))
-    HT = padded(H.T)
-    update_h(HT, padded(numerators.T), padded(w_sums.T)[0], l1, l2, 0.0)
-    expected = H * numerators / (w_sums + l1 + l2 * H)
-    np.testing.assert_allclose(HT[:, :k].T, expected, rtol=1e-5)
-    assert not HT[:, k:].any()
-
-
-def test_update_h_locks_nothing_at_zero():
-    HT = padded(np.array([[1.0, 1e-3, 0.0, 1e-14]]))
-    update_h(HT, np.zeros_like(HT), np.ones(8, np.float32), 0.0, 0.0, 1e-12)
-    np.testing.assert_array_equal(HT[0, :4], np.array([1e-12, 1e-12, 0.0, 1e-14], np.float32))
-    HT = padded(np.array([[0.5]]))
-    update_h(HT, np.zeros_like(HT), np.zeros(8, np.float32), 0.0, 0.0, 1e-12)
-    assert np.isfinite(HT).all()
-    assert not HT[:, 1:].any()

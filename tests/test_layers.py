@@ -22,7 +22,12 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"pipeline": set(), "report": set(), "demo": {"pipeline"}},
     {"cluster": {"distributed"}, "distributed": set()},
     {"model": {"store"}, "evaluation": {"model"}, "staging": {"store"}, "store": set()},
-    {"factorization": set(), "vocabulary": set()},
+    {
+        "in_memory": {"factorization", "schedule"},
+        "factorization": {"schedule"},
+        "schedule": set(),
+        "vocabulary": set(),
+    },
     {"initialization": {"blocks"}, "blocks": set(), "tasks": set()},
     {"corpus": set(), "text": set()},
     {"kernels": set()},

@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmf_dask.config import VectorizerSettings
-from nmf_dask.text import count_texts
+from nmf_dask.text import count_texts, counting
 from nmf_dask.text.analysis import analysis_of
-from nmf_dask.text.counts import bucket_of
+from nmf_dask.text.characters import count_characters
+from nmf_dask.text.counts import bucket_of, merge_buckets
 from nmf_dask.text.documents import string_chunks
 from nmf_dask.text.reference import count_by_analyzer
+from nmf_dask.text.terms import count_block, empty_tally, fill_slots
+from nmf_dask.text.words import count_words
 from tests.corpora import corpus_folder
 from tests.text_oracle import assert_as_scikit_learn, assert_same_matrix
 
@@ -137,11 +140,44 @@ def test_smallest_hash_has_the_bucket_of_scikit_learn() -> None:
         assert bucket_of(np.array([2**31], np.int64), n_features).tolist() == [expected]
 
 
-def test_more_terms_than_any_first_guess() -> None:
-    """The table of terms, the arena and the rows all grow, within a document and between documents."""
-    texts = [" ".join(f"w{i}x{d}" for i in range(30_000)) for d in range(3)]
-    vectorizer = VectorizerSettings(ngram_range=(1, 2))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ngram_range": (1, 2)},
+        {"analyzer": "char", "ngram_range": (3, 5)},
+        {"analyzer": "char_wb", "ngram_range": (4, 6)},
+    ],
+    ids=str,
+)
+def test_more_terms_than_any_first_guess(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room runs out in the midst of documents, which the kernels then take up where they left them."""
+    texts = ["before", *(" ".join(f"w{i}x{d}" for i in range(20_000)) for d in range(3)), "after"]
+    monkeypatch.setattr(counting, "empty_tally", lambda n_bytes, n_lengths: empty_tally(0, 0))
+    vectorizer = VectorizerSettings(**options)
     assert_as_scikit_learn(count_texts(pa.array(texts), vectorizer), texts, vectorizer)
+
+
+def test_more_stop_words_than_are_counted_at_once() -> None:
+    stop_words = tuple(f"w{i}" for i in range(0, 20_000, 2))
+    texts = [" ".join(f"w{i}" for i in range(d, 20_000, 7)) for d in range(3)]
+    vectorizer = VectorizerSettings(stop_words=stop_words, ngram_range=(1, 2))
+    assert_as_scikit_learn(count_texts(pa.array(texts), vectorizer), texts, vectorizer)
+
+
+def test_each_kernel_is_compiled_once() -> None:
+    """A second signature would cost a cold worker seconds: no input may choose other types."""
+    ascii_texts = pa.array(["plain text", ""])
+    for texts in (
+        ascii_texts,
+        pa.array(["é Σ"]),
+        pa.chunked_array([[], ["a b"]], pa.large_string()),
+        pa.nulls(2),
+    ):
+        for options in ({}, {"stop_words": "english", "lowercase": False}, {"strip_accents": "unicode"}):
+            count_texts(texts, VectorizerSettings(**options))
+            count_texts(texts, VectorizerSettings(analyzer="char_wb", **options))
+    kernels = (count_words, count_characters, count_block, fill_slots, merge_buckets)
+    assert [len(kernel.signatures) for kernel in kernels] == [1] * len(kernels)
 
 
 def test_one_huge_word() -> None:

@@ -20,7 +20,6 @@ from nmf_dask.kernels.lanes import (
     load,
     log,
     maximum,
-    minimum,
     multiply,
     multiply_add,
     store,
@@ -60,8 +59,8 @@ def update_rows(
     like HT; with `numerators` of shape (0, kp) it is not computed. `h_sums`, (kp,), are the sums of H over
     the features. WH is taken as at least `floor`. X must not be negative; stored zeros count for nothing.
 
-    Returns the sum over the nonzeros of x log(x / WH) - x, for the W at entry; with the sum of all WH, that
-    is W's column sums times `h_sums`, it is the divergence.
+    Returns the sum over the nonzeros of x log(x / WH) - x, for the W that `numerators` are of; with the sum of
+    all WH, that is W's column sums times `h_sums`, it is the divergence.
     """
     kp = W.shape[1]
     assert kp % 8 == 0  # else memory of others would be changed
@@ -80,9 +79,10 @@ def update_rows(
         row = (i - start) * kp
         n = indptr[i + 1] - indptr[i]
         _take_row(indices, data, indptr[i], n, kp, offsets, x)
-        for sweep in range(max(sweeps + wanted, 1)):
+        last = max(sweeps + wanted, 1) - 1
+        for sweep in range(last + 1):
             _divide_by_WH(x, offsets, n, W, row, HT, kp, floor, ratios)
-            if sweep == 0:
+            if sweep == last:
                 loss += _x_log_ratio_less_x(x, ratios, n)
             if sweep < sweeps:
                 _multiply_by_HT(ratios, offsets, n, HT, kp, sums)
@@ -192,26 +192,3 @@ def _x_log_ratio_less_x(x: Floats, ratios: Floats, n: int) -> float:
     for p in range(0, n, 8):
         result += total(multiply(load(x, p), add(log(load(ratios, p)), minus_one)))
     return result
-
-
-@compiled
-def update_h(HT: Floats, numerators: Floats, w_sums: Floats, l1: float, l2: float, floor: float) -> None:
-    """H <- H * numerators / (w_sums + l1 + l2 H), transposed (m, kp), in place.
-
-    `w_sums`, (kp,), float32, are the column sums of W. A weight does not fall under `floor`, so that nothing
-    is locked at zero for good; what is less already (the padding is zero) does not fall at all.
-    """
-    kp = HT.shape[1]
-    assert kp % 8 == 0  # else memory of others would be changed
-    assert numerators.shape == HT.shape
-    assert w_sums.size == kp
-    tiny = broadcast(TINY)
-    floors = broadcast(np.float32(floor))
-    l1s = broadcast(np.float32(l1))
-    l2s = broadcast(np.float32(l2))
-    for row in range(0, HT.size, kp):
-        for t in range(0, kp, 8):
-            h = load(HT, row + t)
-            denominator = multiply_add(l2s, h, add(load(w_sums, t), l1s))
-            updated = divide(multiply(h, load(numerators, row + t)), maximum(denominator, tiny))
-            store(HT, row + t, maximum(updated, minimum(h, floors)))

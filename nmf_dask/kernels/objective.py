@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels import coordinate_descent, frobenius, kullback_leibler
-from nmf_dask.kernels.matrices import Csr, read_only
+from nmf_dask.kernels.matrices import Csr, aligned, read_only, zeros
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 TILE = 512  # rows: a tile of W, of X Hᵀ and of W G together fit the second-level cache for k up to 80
-FLOOR = 1e-20  # under any weight that matters, and its products with float32 weights are no denormals
+# Of a weight of H that is not zero, since no product revives a zero: under any weight that matters, and its
+# products with float32 weights are no denormals.
+FLOOR = 1e-20
 
 
 class Factor(NamedTuple):
@@ -44,7 +46,9 @@ class Sums:
 
     XtW: Floats  # (m, kp); Frobenius: Xᵀ W, KL: Hᵀ ∘ (X / WH)ᵀ W, where H is what the rows were met with
     WtW: Doubles  # (kp, kp) Frobenius: Wᵀ W; (1, kp) KL: W's column sums
-    loss: float = 0.0  # Frobenius: ‖X‖²; KL: the divergence of the new W and the H that the rows were met with
+    loss: float = (
+        0.0  # Frobenius: ‖X‖²; KL: the divergence of the new W and the H that the rows were met with
+    )
     n_rows: float = 0.0
 
     def add(self, other: Sums) -> None:
@@ -125,11 +129,11 @@ class Frobenius(Objective):
     solver: str = "mu"
 
     def factor(self, HT: Floats) -> Factor:
-        HT = read_only(HT, np.float32)
+        HT = read_only(aligned(HT), np.float32)
         return Factor(HT, read_only(HT.T @ HT, np.float32))
 
     def empty(self, n_features: int, kp: int) -> Sums:
-        return Sums(np.zeros((n_features, kp), np.float32), np.zeros((kp, kp)))
+        return Sums(zeros(n_features, kp), np.zeros((kp, kp)))
 
     def visit(
         self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, sums: Sums
@@ -149,15 +153,17 @@ class Frobenius(Objective):
     ) -> Iterable[tuple[int, Floats]]:
         """Tiles of W after their sweeps, each with the row of X that it starts at."""
         _reset(W, factor)
-        C = np.empty((TILE, W.shape[1]), np.float32)
+        C = zeros(TILE, W.shape[1])
         for low in range(start, stop, TILE):
             high = min(stop, low + TILE)
             w, c = W[low - start : high - start], C[: high - low]
             frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, factor.HT, c)
-            self._solve(w, c, factor.gram, self.penalties.l1_W, self.penalties.l2_W, sweeps)
+            self._solve(w, c, factor.gram, self.penalties.l1_W, self.penalties.l2_W, sweeps, 0.0)
             yield low, w
 
-    def _solve(self, W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: int) -> None:
+    def _solve(
+        self, W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: int, floor: float
+    ) -> None:
         """`sweeps` updates of the rows of W for W G ≈ C: of W with C = X Hᵀ, of Hᵀ with C = Xᵀ W."""
         C = read_only(C, np.float32)
         if self.solver == "cd":
@@ -166,18 +172,18 @@ class Frobenius(Objective):
         WG = np.empty_like(W)
         for _ in range(sweeps):
             np.matmul(W, G, out=WG)
-            frobenius.multiply_by_ratio(W, C, WG, l1, l2, FLOOR)
+            frobenius.multiply_by_ratio(W, C, WG, l1, l2, floor)
 
     def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
         past = sums.scaled(1 / (1 - decay))
         return replace(past, XtW=factor.HT @ past.WtW.astype(np.float32))
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
-        HT, S = factor.HT.copy(), read_only(sums.WtW, np.float32)
+        HT, S = aligned(factor.HT), read_only(sums.WtW, np.float32)
         l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
 
         def solve(low: int) -> None:
-            self._solve(HT[low : low + TILE], sums.XtW[low : low + TILE], S, l1, l2, sweeps)
+            self._solve(HT[low : low + TILE], sums.XtW[low : low + TILE], S, l1, l2, sweeps, FLOOR)
 
         for _ in parallel(solve, range(0, len(HT), TILE)):
             pass
@@ -196,11 +202,11 @@ class KullbackLeibler(Objective):
     floor: float = 1e-12
 
     def factor(self, HT: Floats) -> Factor:
-        HT = read_only(HT, np.float32)
+        HT = read_only(aligned(HT), np.float32)
         return Factor(HT, read_only(HT.sum(axis=0, dtype=np.float64)[np.newaxis], np.float32))
 
     def empty(self, n_features: int, kp: int) -> Sums:
-        return Sums(np.zeros((n_features, kp), np.float32), np.zeros((1, kp)))
+        return Sums(zeros(n_features, kp), np.zeros((1, kp)))
 
     def visit(
         self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, sums: Sums
@@ -239,8 +245,8 @@ class KullbackLeibler(Objective):
 
         def divide(low: int) -> None:
             numerators, old = sums.XtW[low : low + TILE], factor.HT[low : low + TILE]
-            new = numerators / np.maximum(w_sums + np.float32(l2) * old, FLOOR)
-            HT[low : low + TILE] = np.where(numerators > 0, np.maximum(new, FLOOR), 0)
+            new = numerators / np.maximum(w_sums + np.float32(l2) * old, np.float32(FLOOR))
+            HT[low : low + TILE] = np.maximum(new, np.minimum(old, FLOOR))
 
         for _ in parallel(divide, range(0, len(HT), TILE)):
             pass

@@ -18,7 +18,7 @@ from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.cluster import Cluster, connected, peak_rss
 from nmf_dask.config import Settings, redact
 from nmf_dask.corpus import Corpus
-from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError
+from nmf_dask.errors import ConfigurationError, NmfDaskError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
 from nmf_dask.pipeline.planning import opened
@@ -152,7 +152,9 @@ class Job:
             tables = self._count(tasks)
         with self._timed("select"):
             merged = tasks.tree("merge", merge, tables, FAN_IN)
-            vocabulary: Vocabulary = tasks.fetch(tasks.call("select", select, merged, self.settings.vectorizer))
+            vocabulary: Vocabulary = tasks.fetch(
+                tasks.call("select", select, merged, self.settings.vectorizer)
+            )
         (self.stage.folder / "counted.json").write_json(self.told)
         self.stage.vocabulary.write_parquet(vocabulary.to_table())
         return vocabulary
@@ -194,7 +196,9 @@ class Job:
             "collision_rate": vocabulary.collision_rate,
         }
         if self.told["n_empty_documents"]:
-            self.observer.warn(f"{self.told['n_empty_documents']:,} documents hold no selected term; their W is zero")
+            self.observer.warn(
+                f"{self.told['n_empty_documents']:,} documents hold no selected term; their W is zero"
+            )
         return infos
 
     def _problem(self, cluster: Cluster, vocabulary: Vocabulary, infos: list[BlockInfo]) -> Problem:
@@ -296,8 +300,8 @@ class Job:
         self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
 
     def _tell_topics(self, H: NDArray[np.float32], written: list[Written]) -> None:
-        weights = sum(one.weights for one in written) * H.sum(axis=1, dtype=np.float64)
-        documents = sum(one.documents for one in written)
+        weights = np.sum([one.weights for one in written], axis=0) * H.sum(axis=1, dtype=np.float64)
+        documents = np.sum([one.documents for one in written], axis=0)
         total = float(np.sum(weights)) or 1.0
         self.told["topics"] = [
             {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
@@ -327,7 +331,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _H_of(outcome: Any) -> NDArray[np.float32]:  # noqa: N802
+def _H_of(outcome: Any) -> NDArray[np.float32]:
     H: NDArray[np.float32] = outcome.HT
     return H
 

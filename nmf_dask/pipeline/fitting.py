@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +15,10 @@ from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
 from nmf_dask.distributed import TaskBlocks
 from nmf_dask.errors import InputDataError
-from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, is_plain, strip_count
+from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome
 from nmf_dask.initialization import start
 from nmf_dask.observer import Pass
+from nmf_dask.schedule import is_plain, strip_count
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks
@@ -32,6 +32,9 @@ SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin 
 SAMPLE_PASSES = 8
 TURN_SECONDS = 1.0  # of a task that does several passes, so that someone who waits hears of them
 START_SWEEPS = 20
+
+
+_KEPT = ("iteration", "momentum", "reseeded", "stop_reason")  # of a FitState, beside its rows and its outcome
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ class Fitting(ABC):
         for handle in self.tasks.submit(batch, saved):
             self.tasks.fetch(handle)
         state = self.state
-        told = {"iteration": state.iteration, "momentum": state.momentum, "reseeded": state.reseeded}
-        told |= {"rows": [list(row) for row in state.rows], "stop_reason": state.stop_reason}
+        told: dict[str, Any] = {name: getattr(state, name) for name in _KEPT}
+        told["rows"] = [list(row) for row in state.rows]
         (folder / "state.json").write_json(told)
         self.load(folder)
 
@@ -312,6 +315,3 @@ def fitting_of(tasks: Tasks, problem: Problem) -> Fitting:
             "(min_df lower, max_df higher, max_features higher)"
         )
     return (OneTask if problem.fits_one_task else ManyTasks)(tasks, problem)
-
-
-Progress = Callable[[Sequence[Pass]], None]

@@ -111,7 +111,9 @@ def plan(settings: Settings) -> Plan:
     folder.check_usable()
     name = run_id(settings, corpus.fingerprint)
     workers, threads, limit = _resources(settings)
-    n_features = min(settings.vectorizer.max_features or settings.vectorizer.n_features, settings.vectorizer.n_features)
+    n_features = min(
+        settings.vectorizer.max_features or settings.vectorizer.n_features, settings.vectorizer.n_features
+    )
     largest = max(partition.text_bytes for partition in corpus.partitions)
     expected = expected_memory(
         partition_bytes=largest,

@@ -137,7 +137,9 @@ class WriteTasks:
         return Written(W.sum(axis=0, dtype=np.float64), np.bincount(topics, minlength=self.n_components))
 
 
-def runs_of_partitions(strips: Sequence[Sequence[Run]], n_partitions: int) -> list[list[tuple[int, int, Run]]]:
+def runs_of_partitions(
+    strips: Sequence[Sequence[Run]], n_partitions: int
+) -> list[list[tuple[int, int, Run]]]:
     """For each partition the (strip, first row within the strip, run) of its rows."""
     found: list[list[tuple[int, int, Run]]] = [[] for _ in range(n_partitions)]
     for number, strip in enumerate(strips):

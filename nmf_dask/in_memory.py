@@ -1,0 +1,97 @@
+"""The factorization of one matrix in this process, and W alone under an H that is given."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
+from nmf_dask.config import ModelSettings
+from nmf_dask.factorization import Fit, FoldIn
+from nmf_dask.initialization import Total, pad_H, start
+from nmf_dask.kernels.matrices import Csr, from_scipy, frozen, zeros
+from nmf_dask.observer import Pass
+from nmf_dask.schedule import objective_of, strip_count
+
+Floats = NDArray[np.float32]
+FOLD_SWEEPS = 10
+
+
+class Factorization(NamedTuple):
+    """What `factorize` returns: W (n, k) and H (k, m) float32, one row a pass, why it stopped, topics nobody has."""
+
+    W: Floats
+    H: Floats
+    rows: tuple[Pass, ...]
+    stop_reason: str
+    dead: tuple[int, ...]
+
+
+def factorize(
+    X: Any,
+    model: ModelSettings,
+    W: NDArray[Any] | None = None,
+    H: NDArray[Any] | None = None,
+    n_strips: int | None = None,
+    threads: int = 1,
+) -> Factorization:
+    """Factorize one matrix in this process: X ≈ W H, with X (n, m) SciPy sparse or dense and not negative.
+
+    `W` (n, k) and `H` (k, m) are where it starts; without both it starts as `model.init` says. Rows are visited in
+    `n_strips` strips (None: as many as the sizes ask for), `threads` at once; the schedule takes the order of the rows
+    for random. Raises ValueError where the arrays do not fit each other.
+    """
+    csr = frozen(from_scipy(X))
+    n, m = len(csr.indptr) - 1, csr.n_columns
+    sizes = Sizes(n, m, len(csr.data), model.n_components)
+    strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
+    blocks = LocalBlocks.of([csr], sizes, strips, threads)
+    total = float(csr.data.sum(dtype=np.float64))
+    fit = Fit.of(sizes, model, scale=total / max(len(csr.data), 1))
+    if W is None or H is None:
+        HT = start(blocks, model.init, model.random_state, total / max(n * m, 1))
+    else:
+        HT = _custom_start(blocks, W, H)
+    state = fit.begin(HT)
+    while state.stop_reason is None:
+        state = fit.advance(blocks, state)
+    state = fit.finished(blocks, state)
+    blocks.close()
+    k = model.n_components
+    weights = np.concatenate(blocks.W)[:, :k]
+    HT = state.outcome.HT[:, :k]
+    dead = tuple(np.flatnonzero(~weights.any(axis=0) | ~HT.any(axis=0)).tolist())
+    return Factorization(weights, HT.T.copy(), state.rows, state.stop_reason or "", dead)
+
+
+def _custom_start(blocks: LocalBlocks, W: NDArray[Any], H: NDArray[Any]) -> Floats:
+    n, m, _, k = blocks.sizes
+    if W.shape != (n, k) or H.shape != (k, m):
+        raise ValueError(
+            f"W has shape {W.shape} and H {H.shape}; X and n_components ask for {(n, k)} and {(k, m)}"
+        )
+    padded, low = pad_H(np.asarray(W).T), 0
+    for own in blocks.W:
+        own[:] = padded[low : low + len(own)]
+        low += len(own)
+    return pad_H(np.asarray(H))
+
+
+def fold_in(X: Csr, HT: Floats, model: ModelSettings) -> Floats:
+    """W (n, kp) of the rows of X under a fixed H, `HT` (m, kp): updates of W alone, until they stand still.
+
+    The problem is convex, so that W does not depend on where it starts; a row without terms gets zeros.
+    """
+    X = frozen(X)
+    objective = objective_of(model, len(HT), scale=float(X.data.mean()) if X.nnz else 1.0)
+    factor = objective.factor(HT)
+    W = zeros(X.n_rows, HT.shape[1])
+    FoldIn(objective, model.n_components, FOLD_SWEEPS)(X, 0, X.n_rows, W, factor, Total(0.0))
+    for _ in range(model.max_iter // FOLD_SWEEPS):
+        before = W.copy()
+        objective.fold_in(X, 0, X.n_rows, W, factor, FOLD_SWEEPS)
+        if np.linalg.norm(W - before) <= model.tol * np.linalg.norm(W):
+            break
+    return W

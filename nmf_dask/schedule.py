@@ -1,0 +1,81 @@
+"""Which passes a fit makes, and in how many strips: from settings and sizes alone.
+
+So a corpus gets the same schedule, and the same bytes, wherever it runs. DESIGN.md section 6 says what a pass and a
+round are; the numbers here were chosen on four corpora (tests/benchmarks has the program).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nmf_dask.blocks import Sizes
+from nmf_dask.config import ModelSettings
+from nmf_dask.kernels.objective import Frobenius, KullbackLeibler, Objective, Penalties
+
+
+class PassPlan(NamedTuple):
+    """How one pass goes: H is updated `rounds` times, each after W's and H's sweeps, from sums that decay."""
+
+    rounds: int
+    w_sweeps: int
+    h_sweeps: int
+    decay: float = 0.7
+
+
+# Near their start W and H decide which local minimum they go to, and long steps there go to a worse one: on four
+# corpora, a few passes of one sweep first ended lower than none (Frobenius; KL gained nothing).
+GENTLE = PassPlan(1, 1, 1)
+GENTLE_PASSES = 5
+MOST_ROUNDS = 20
+ROUND_ROWS = 2000  # fewer rows say too little of H: on 11,000 messages, rounds of 560 ended higher than none
+FIRST_MOMENTUM, MOST_MOMENTUM, MOMENTUM_GROWTH = 0.5, 2.0, 1.1
+LEAST_MOMENTUM = 0.05
+
+
+def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> Objective:
+    """The objective that settings ask for. `scale` is the mean of X's nonzeros: float32's floors follow it."""
+    alpha_H = model.alpha_W if model.alpha_H == "same" else model.alpha_H
+    penalties = Penalties(
+        l1_W=n_features * model.alpha_W * model.l1_ratio,
+        l2_W=n_features * model.alpha_W * (1 - model.l1_ratio),
+        l1_H=alpha_H * model.l1_ratio,
+        l2_H=alpha_H * (1 - model.l1_ratio),
+    )
+    if model.beta_loss == "frobenius":
+        return Frobenius(penalties, solver=model.method)
+    return KullbackLeibler(penalties, floor=1e-7 * scale)
+
+
+def is_plain(model: ModelSettings) -> bool:
+    """Whether each pass is to be one iteration of scikit-learn: one round, one sweep, nothing added."""
+    return model.rounds == 1 and model.sweeps == 1
+
+
+def strip_count(sizes: Sizes, beta_loss: str) -> int:
+    """How many strips to cut: enough for threads and workers, each worth about 100 ms a pass, two at least."""
+    kp = sizes.kp
+    # Seconds of one core a pass: nonzeros and rows by what they cost on a 2021 server core, near enough for a count.
+    a_nonzero = 0.45e-9 if beta_loss == "frobenius" else 1.5e-9
+    seconds = sizes.nnz * kp * a_nonzero + sizes.n_rows * kp * kp * 1e-10
+    return max(2, min(round(seconds / 0.1), 65536))
+
+
+def schedule(model: ModelSettings, sizes: Sizes) -> tuple[list[PassPlan], PassPlan]:
+    """The passes of many rounds that come first, and the whole pass that is repeated after them.
+
+    From sizes alone, so that a corpus gets the same schedule wherever it runs.
+    """
+    sweeps = {"mu": 3, "cd": 2}[model.method] if model.sweeps == "auto" else model.sweeps
+    h_sweeps = {"mu": 10, "cd": 2}[model.method] if model.sweeps == "auto" else model.sweeps
+    if model.beta_loss == "kullback-leibler":
+        h_sweeps = 1  # the ratios X / WH are those of the H that was met: a second step would be one too far
+    whole = PassPlan(1, sweeps, h_sweeps)
+    if is_plain(model):
+        return [], whole
+    gentle = [GENTLE] if model.rounds == "auto" and model.beta_loss == "frobenius" else []
+    rounds = min(MOST_ROUNDS, sizes.n_rows // ROUND_ROWS) if model.rounds == "auto" else model.rounds
+    rounds = max(1, min(rounds, sizes.n_rows))
+    if rounds == 1:
+        return gentle * GENTLE_PASSES, whole
+    round_sweeps = {"mu": 5, "cd": 2}[model.method] if model.sweeps == "auto" else model.sweeps
+    return gentle * 2 + [PassPlan(rounds, round_sweeps, min(round_sweeps, h_sweeps))] * 2, whole
