@@ -6,7 +6,7 @@ import numpy as np
 
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.text.fold import CODE_POINT, EXPANDS, SPACE
-from nmf_dask.text.terms import PADDING, count_ngrams
+from nmf_dask.text.terms import BLOCK, PADDING, begin_document, count_run
 from nmf_dask.text.words import decoded, put
 
 
@@ -65,49 +65,65 @@ def scan_characters(
 
 @compiled
 def count_within_words(
-    tally: Any, buffer: Any, starts: Any, n_characters: Any, shortest: Any, longest: Any, row: Any
+    tally: Any, progress: Any, buffer: Any, starts: Any, n_characters: Any, shortest: Any, longest: Any
 ) -> Any:
-    """Count the n-grams of each word with the spaces around it; a word too short for n counts once."""
-    first = 0
+    """Count the n-grams of each word with the spaces around it; a word too short for n counts once.
+
+    Returns as `count_run`, to which the n-grams of many words go at once.
+    """
+    begins = np.empty(BLOCK, np.int64)
+    ends = np.empty(BLOCK, np.int64)
+    waiting: Any = 0
+    first: Any = 0
     for i in range(1, n_characters):
         if buffer[starts[i]] != 32:
             continue
         length = i + 1 - first
         for n in range(shortest, longest + 1):
-            tally = count_ngrams(tally, buffer, starts, first, i + 1, min(n, length), 0, row)
+            width = n if n < length else length
+            for j in range(first, i + 2 - width):
+                begins[waiting], ends[waiting] = starts[j], starts[j + width]
+                waiting += 1
+                if waiting == BLOCK:
+                    missing = count_run(tally, progress, buffer, begins, ends, 0, waiting, 1)
+                    if missing:
+                        return missing
+                    waiting = 0
             if n >= length:
                 break
         first = i
-    return tally
+    return count_run(tally, progress, buffer, begins, ends, 0, waiting, 1)
 
 
 @compiled
 def count_characters(
     tally: Any,
+    progress: Any,
     data: Any,
-    begins: Any,
-    ends: Any,
+    doc_begins: Any,
+    doc_ends: Any,
     table: Any,
     sequences: Any,
     room: Any,
     within_words: Any,
     shortest: Any,
     longest: Any,
-    indptr: Any,
+    row_ends: Any,
 ) -> Any:
-    """Count the character n-grams of documents data[begins[d]:ends[d]]; row d ends at indptr[d].
-
-    `room` is the number of bytes that the longest document has, folded, at most.
-    """
+    """Count the character n-grams of documents; arguments and result are those of `count_words`."""
     buffer = np.empty(room + 2 + PADDING, np.uint8)
     starts = np.empty(room + 3, np.int64)
-    for d in range(len(begins)):
-        row = tally.sizes[2]
-        n = scan_characters(data, begins[d], ends[d], table, sequences, within_words, buffer, starts)
+    for d in range(max(0, progress.document[0]), len(doc_begins)):
+        begin_document(progress, d, tally.sizes[1])
+        n = scan_characters(data, doc_begins[d], doc_ends[d], table, sequences, within_words, buffer, starts)
         if within_words:
-            tally = count_within_words(tally, buffer, starts, n, shortest, longest, row)
+            missing = count_within_words(tally, progress, buffer, starts, n, shortest, longest)
+            if missing:
+                return missing
         else:
             for length in range(shortest, min(longest, n) + 1):
-                tally = count_ngrams(tally, buffer, starts, 0, n, length, 0, row)
-        indptr[d] = tally.sizes[2]
-    return tally
+                missing = count_run(tally, progress, buffer, starts, starts[1:], 0, n, length)
+                if missing:
+                    return missing
+        row_ends[d] = tally.sizes[1]
+    return np.int64(0)

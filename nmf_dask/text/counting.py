@@ -1,6 +1,6 @@
 """Strings to hashed counts, by compiled code that reads Arrow's buffers where they are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,18 @@ from nmf_dask.text.counts import Counts, counts_by_bucket, term_strings
 from nmf_dask.text.documents import Documents, documents_of, lowered_by_python, string_chunks
 from nmf_dask.text.fold import Fold, fold_tables
 from nmf_dask.text.reference import count_by_analyzer
-from nmf_dask.text.terms import PADDING, RECORD, Tally, count_ngrams, empty_tally
+from nmf_dask.text.terms import (
+    BLOCK,
+    PADDING,
+    RECORD,
+    Progress,
+    Tally,
+    count_block,
+    empty_tally,
+    fill_slots,
+    new_progress,
+    with_room,
+)
 from nmf_dask.text.words import count_words
 
 # Lengths of documents and terms are 31-bit numbers in the kernels.
@@ -38,46 +49,42 @@ def count_texts(texts: Any, settings: VectorizerSettings) -> Counts:
     n_documents = sum(len(part.begins) for part in parts)
     indptr = np.zeros(n_documents + 1, np.int64)
     tally = _tally(parts, analysis, indptr[1:])
-    n_terms, n_bytes, nnz = tally.sizes.tolist()
-    offsets = np.append(tally.records[1 : RECORD * n_terms : RECORD], n_bytes)
+    n_terms, nnz = tally.sizes.tolist()
     hashes = tally.records[2 : RECORD * n_terms : RECORD] & 0xFFFFFFFF
-    terms = term_strings(offsets, tally.arena)
+    terms = term_strings(tally.places[: n_terms + 1], tally.arena)
     return counts_by_bucket(
         indptr, tally.indices[:nnz], tally.counts[:nnz], hashes, terms, settings.n_features, n_invalid
     )
 
 
-def _tally(parts: Sequence[Documents], analysis: Analysis, row_ends: NDArray[np.int64]) -> Tally:
+def _tally(parts: Sequence[Documents], analysis: Analysis, ends: NDArray[np.int64]) -> Tally:
     """Count the documents of all parts, one after the other, in one tally."""
     settings = analysis.settings
     ascii_only = all(part.ascii_only for part in parts)
     fold = fold_tables(settings.lowercase, settings.strip_accents, ascii_only)
     n_bytes = sum(int((part.ends - part.begins).sum()) for part in parts)
-    # English has a distinct word of a document about every 10 bytes.
-    tally = empty_tally(n_bytes // 8 + 1024)
+    shortest, longest = settings.ngram_range
+    tally = empty_tally(n_bytes, longest - shortest + 1)
     stops = _stop_table(analysis.stop_words)
     done = 0
     for part in parts:
-        room = _room(part, fold, done)
-        ends = row_ends[done : done + len(part.begins)]
+        row_ends = ends[done : done + len(part.begins)]
+        folding = (fold.table, fold.sequences, _room(part, fold, done))
         if settings.analyzer == "word":
-            tally = count_words(
-                tally,
-                stops,
-                *part,
-                fold.table,
-                fold.sequences,
-                room,
-                analysis.min_length,
-                *settings.ngram_range,
-                ends,
-            )
+            rest = (*part, *folding, analysis.min_length, shortest, longest, row_ends)
+            tally = _filled(tally, lambda *state, rest=rest: count_words(*state, stops, *rest))
         else:
-            within_words = settings.analyzer == "char_wb"
-            tally = count_characters(
-                tally, *part, fold.table, fold.sequences, room, within_words, *settings.ngram_range, ends
-            )
+            rest = (*part, *folding, settings.analyzer == "char_wb", shortest, longest, row_ends)
+            tally = _filled(tally, lambda *state, rest=rest: count_characters(*state, *rest))
         done += len(part.begins)
+    return tally
+
+
+def _filled(tally: Tally, kernel: Callable[[Tally, Progress], int]) -> Tally:
+    """Run a kernel to its end, with more room each time it asks for it."""
+    progress = new_progress()
+    while n_bytes := kernel(tally, progress):
+        tally = with_room(tally, n_bytes)
     return tally
 
 
@@ -97,5 +104,12 @@ def _stop_table(words: frozenset[str] | None) -> Tally:
     """The stop words as a tally of their own, small enough to stay in the nearest cache."""
     contents = [word.encode("utf-8", "surrogatepass") for word in sorted(words or ())]
     buffer = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8).copy()
-    starts = np.cumsum([0, *map(len, contents)], dtype=np.int64)
-    return count_ngrams(empty_tally(0), buffer, starts, 0, len(contents), 1, 0, 0)  # type: ignore[no-any-return]
+    ends = np.cumsum([len(content) for content in contents], dtype=np.int64)
+    begins = np.append(0, ends)[:-1]
+    tally = with_room(empty_tally(0, 0), len(buffer))
+    for first in range(0, len(contents), BLOCK):
+        tally = with_room(tally, len(buffer))
+        count_block(tally, buffer, begins[first:], ends[first:], min(BLOCK, len(contents) - first), 0)
+    slots = np.zeros(2 ** (4 * len(contents)).bit_length(), np.int64)
+    fill_slots(slots, tally.records, len(contents))
+    return tally._replace(slots=slots)

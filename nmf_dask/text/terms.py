@@ -1,7 +1,9 @@
 """The table of distinct terms and the rows of counts, as compiled code fills them.
 
 A term is a range of bytes. Its murmur hash finds it in an open-addressing table, its bytes decide: two terms
-of one hash stay two terms. Hot loops index by unsigned numbers: numba tests a signed one for "from the end".
+of one hash stay two terms. What depends on the text is computed without branches where it can be: a wrong guess
+of the processor costs as much as the hash of a word. Hot loops index by unsigned numbers, since numba tests
+signed ones for "from the end"; and they call nothing with an array, since numba counts references around a call.
 """
 
 from typing import Any, NamedTuple
@@ -10,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
+from nmf_dask.text.loads import load32, load64
 
-# Loads of 8 bytes may begin at the last byte of a term: every byte buffer is longer than its content by this.
-PADDING = 16
-# Room is made for this many n-grams at once, so that the loop over them need not ask.
+# Loads may begin at the end of a term: every buffer of bytes is longer than its content by what they read there.
+PADDING = 24
+# This many n-grams are counted at once; there must be room for as many new terms, so that no loop need ask.
 BLOCK = 4096
-# Four numbers a term: its first 8 bytes, place in the arena, length and hash, and where it was counted last.
+# Four numbers a term: bytes 0-7, bytes 8-15 (zero padded), length and hash, and where it was counted last.
 RECORD = 4
 
 
@@ -24,40 +27,74 @@ class Tally(NamedTuple):
 
     slots: NDArray[np.int64]  # (power of two,) hash << 32 | term + 1; 0 is a free slot
     records: NDArray[np.int64]  # (RECORD * terms,)
+    places: NDArray[np.int64]  # (terms + 1,) where each term begins in the arena
     arena: NDArray[np.uint8]  # the terms' bytes, one after the other, in order of their first appearance
     indices: NDArray[np.int32]  # (nnz,) number of the term
     counts: NDArray[np.int32]  # (nnz,)
-    sizes: NDArray[np.int64]  # (3,) terms, arena bytes, nnz
+    sizes: NDArray[np.int64]  # (2,) terms, nnz
+    hashes: NDArray[np.int64]  # (BLOCK,) of the n-grams at hand
+    guesses: NDArray[np.int64]  # (BLOCK,) their terms, where those are easy to find
 
 
-def empty_tally(n_nonzero: int) -> Tally:
-    """A tally of nothing, with room for about `n_nonzero` counts."""
+class Progress(NamedTuple):
+    """How far a kernel came before it ran out of room. Called again with more of it, it goes on from there."""
+
+    document: NDArray[np.int64]  # (1,) the one at hand
+    row: NDArray[np.int64]  # (1,) where its counts begin
+    counted: NDArray[np.int64]  # (1,) n-grams of it that are counted
+    met: NDArray[np.int64]  # (1,) n-grams of it that were met since the kernel was called
+
+
+def new_progress() -> Progress:
+    """Before the first document."""
+    return Progress(np.full(1, -1, np.int64), *(np.zeros(1, np.int64) for _ in range(3)))
+
+
+def empty_tally(n_bytes: int, n_lengths: int) -> Tally:
+    """A tally of nothing, with room for what is in so much ordinary text, with so many lengths of n-grams.
+
+    Room that stays unused costs addresses, not memory.
+    """
+    # English has a word of a document about every 10 bytes, a new word every 500, a new pair every 20.
+    n_terms = n_lengths * (n_bytes // 32) + BLOCK
+    n_nonzero = n_lengths * (n_bytes // 8) + BLOCK
     return Tally(
-        slots=np.zeros(2**8, np.int64),
-        records=np.empty(RECORD * 2**7, np.int64),
-        arena=np.empty(2**10, np.uint8),
+        slots=np.zeros(4 * BLOCK, np.int64),
+        records=np.empty(RECORD * n_terms, np.int64),
+        places=np.zeros(n_terms + 1, np.int64),
+        arena=np.empty(16 * n_terms + PADDING, np.uint8),
         indices=np.empty(n_nonzero, np.int32),
         counts=np.empty(n_nonzero, np.int32),
-        sizes=np.zeros(3, np.int64),
+        sizes=np.zeros(2, np.int64),
+        hashes=np.empty(BLOCK, np.int64),
+        guesses=np.empty(BLOCK, np.int64),
     )
 
 
-@compiled
-def load32(buffer: Any, position: Any) -> Any:
-    """Four bytes, little-endian, from any position (LLVM makes it one load)."""
-    i = np.uint64(position)
-    value = np.uint32(buffer[i])
-    value |= np.uint32(np.uint32(buffer[i + np.uint64(1)]) << np.uint32(8))
-    value |= np.uint32(np.uint32(buffer[i + np.uint64(2)]) << np.uint32(16))
-    value |= np.uint32(np.uint32(buffer[i + np.uint64(3)]) << np.uint32(24))
-    return np.uint32(value)
+def with_room(tally: Tally, n_bytes: int) -> Tally:
+    """A tally with room for a block of new terms, and for so many bytes of them."""
+    n_terms, nnz = tally.sizes.tolist()
+    used = int(tally.places[n_terms])
+    slots = tally.slots
+    if 2 * (n_terms + BLOCK) > len(slots):
+        slots = np.zeros(2 * len(slots), np.int64)
+        fill_slots(slots, tally.records, n_terms)
+    return tally._replace(
+        slots=slots,
+        records=_grown(tally.records, RECORD * n_terms, RECORD * BLOCK),
+        places=_grown(tally.places, n_terms + 1, BLOCK),
+        arena=_grown(tally.arena, used, n_bytes + PADDING),
+        indices=_grown(tally.indices, nnz, BLOCK),
+        counts=_grown(tally.counts, nnz, BLOCK),
+    )
 
 
-@compiled
-def load64(buffer: Any, position: Any) -> Any:
-    """Eight bytes, little-endian, from any position (LLVM makes it one load)."""
-    i = np.uint64(position)
-    return np.int64(load32(buffer, i)) | (np.int64(load32(buffer, i + np.uint64(4))) << 32)
+def _grown(array: NDArray[Any], used: int, more: int) -> NDArray[Any]:
+    if used + more <= len(array):
+        return array
+    larger = np.empty(max(used + more, 2 * len(array)), array.dtype)
+    larger[:used] = array[:used]
+    return larger
 
 
 @compiled
@@ -69,17 +106,29 @@ def scrambled(block: Any) -> Any:
 
 
 @compiled
+def stirred(h: Any, block: Any) -> Any:
+    """The state of murmur3 after one more whole block."""
+    h = np.uint32(h ^ scrambled(block))
+    h = np.uint32(np.uint32(h << np.uint32(13)) | np.uint32(h >> np.uint32(19)))
+    return np.uint32(np.uint32(h * np.uint32(5)) + np.uint32(0xE6546B64))
+
+
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def murmur(buffer: Any, begin: Any, length: Any) -> Any:
     """MurmurHash3_x86_32 (seed 0) of `length` bytes, as an unsigned number.
 
-    Reads up to 3 bytes past the end: the tail is a masked block, because a zero block changes nothing.
+    The tail is a masked block, because a zero block changes nothing. Few words have more than three whole ones.
     """
     h = np.uint32(0)
+    first = stirred(h, load32(buffer, begin))
+    h = first if length >= 4 else h
+    second = stirred(h, load32(buffer, begin + 4))
+    h = second if length >= 8 else h
+    third = stirred(h, load32(buffer, begin + 8))
+    h = third if length >= 12 else h
     tail = begin + (length & ~3)
-    for position in range(begin, tail, 4):
-        h = np.uint32(h ^ scrambled(load32(buffer, position)))
-        h = np.uint32(np.uint32(h << np.uint32(13)) | np.uint32(h >> np.uint32(19)))
-        h = np.uint32(np.uint32(h * np.uint32(5)) + np.uint32(0xE6546B64))
+    for position in range(begin + 12, tail, 4):
+        h = stirred(h, load32(buffer, position))
     mask = np.uint32((1 << (8 * (length & 3))) - 1)
     h = np.uint32(h ^ scrambled(np.uint32(load32(buffer, tail) & mask)))
     h = np.uint32(h ^ np.uint32(length))
@@ -89,151 +138,171 @@ def murmur(buffer: Any, begin: Any, length: Any) -> Any:
 
 
 @compiled
-def prefix_of(buffer: Any, begin: Any, length: Any) -> Any:
-    """The first 8 bytes of a term, zero where it is shorter."""
-    word = load64(buffer, begin)
-    return word if length >= 8 else word & ((np.int64(1) << (8 * length)) - 1)
+def first_bytes(length: Any) -> Any:
+    """A mask for the first `length` bytes of a word of 8; all of them from 8 on, none up to 0."""
+    some = (np.int64(1) << (8 * (length & 7))) - 1
+    some = np.int64(-1) if length >= 8 else some
+    return np.int64(0) if length <= 0 else some
 
 
 @compiled
 def same_rest(arena: Any, place: Any, buffer: Any, begin: Any, length: Any) -> Any:
-    """Whether two terms of one length and the same first 8 bytes are the same."""
-    done = 8
-    while done + 8 <= length:
-        if load64(arena, place + done) != load64(buffer, begin + done):
+    """Whether two terms of one length are the same from byte 16 on."""
+    for done in range(16, length, 8):
+        differing = load64(arena, place + done) ^ load64(buffer, begin + done)
+        if differing & first_bytes(length - done):
             return False
-        done += 8
-    if done >= length:
-        return True
-    differing = load64(arena, place + done) ^ load64(buffer, begin + done)
-    return differing & ((np.int64(1) << (8 * (length - done))) - 1) == 0
+    return True
 
 
 @compiled
-def find(slots: Any, records: Any, arena: Any, buffer: Any, begin: Any, length: Any, h: Any) -> Any:
+def find(tally: Any, buffer: Any, begin: Any, length: Any, h: Any) -> Any:
     """Number of the term, or minus one minus the free slot where it belongs."""
+    slots, records = tally.slots, tally.records
+    low = load64(buffer, begin) & first_bytes(length)
+    high = load64(buffer, begin + 8) & first_bytes(length - 8)
+    identity = (length << 32) | h
     mask = len(slots) - 1
     slot = h & mask
-    signed = (h << 32) >> 32
-    identity = (length << 32) | h
     while True:
         entry = slots[np.uint64(slot)]
         if entry == 0:
             return -1 - slot
-        if entry >> 32 == signed:
-            term = (entry & 0xFFFFFFFF) - 1
-            record = np.uint64(RECORD * term)
-            if (
-                records[record + np.uint64(2)] == identity
-                and records[record] == prefix_of(buffer, begin, length)
-                and (length <= 8 or same_rest(arena, records[record + np.uint64(1)], buffer, begin, length))
-            ):
-                return term
+        term = (entry & 0xFFFFFFFF) - 1
+        record = RECORD * term
+        if (
+            (entry >> 32) & 0xFFFFFFFF == h
+            and records[record] == low
+            and records[record + 1] == high
+            and records[record + 2] == identity
+            and (length <= 16 or same_rest(tally.arena, tally.places[term], buffer, begin, length))
+        ):
+            return term
         slot = (slot + 1) & mask
 
 
 @compiled
-def add(
-    slots: Any, records: Any, arena: Any, sizes: Any, buffer: Any, begin: Any, length: Any, h: Any, slot: Any
-) -> Any:
+def add(tally: Any, buffer: Any, begin: Any, length: Any, h: Any, slot: Any) -> Any:
     """Give a new term its number, in the slot that `find` named. There must be room."""
-    term = sizes[0]
-    place = sizes[1]
+    term = tally.sizes[0]
+    place = tally.places[term]
     for i in range(length):
-        arena[place + i] = buffer[begin + i]
+        tally.arena[place + i] = buffer[begin + i]
     record = RECORD * term
-    records[record] = prefix_of(buffer, begin, length)
-    records[record + 1] = place
-    records[record + 2] = (length << 32) | h
-    records[record + 3] = -1
-    slots[slot] = (h << 32) | (term + 1)
-    sizes[0] = term + 1
-    sizes[1] = place + length
+    tally.records[record] = load64(buffer, begin) & first_bytes(length)
+    tally.records[record + 1] = load64(buffer, begin + 8) & first_bytes(length - 8)
+    tally.records[record + 2] = (length << 32) | h
+    tally.records[record + 3] = -1
+    tally.slots[slot] = (h << 32) | (term + 1)
+    tally.places[term + 1] = place + length
+    tally.sizes[0] = term + 1
     return term
 
 
 @compiled
-def count_block(
-    tally: Any, buffer: Any, starts: Any, first: Any, last: Any, n: Any, gap: Any, row: Any
+def fill_slots(slots: Any, records: Any, n_terms: Any) -> None:
+    """Put terms into free slots."""
+    mask = len(slots) - 1
+    for term in range(n_terms):
+        h = records[RECORD * term + 2] & 0xFFFFFFFF
+        slot = h & mask
+        while slots[slot] != 0:
+            slot = (slot + 1) & mask
+        slots[slot] = (h << 32) | (term + 1)
+
+
+@compiled
+def hash_block(hashes: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> None:
+    """Hash each range of bytes."""
+    for i in range(size):
+        begin = begins[np.uint64(i)]
+        hashes[np.uint64(i)] = murmur(buffer, begin, ends[np.uint64(i)] - begin)
+
+
+@compiled
+def guess_block(
+    terms: Any, hashes: Any, slots: Any, records: Any, buffer: Any, begins: Any, ends: Any, size: Any
 ) -> None:
-    """Count the n-grams that begin at tokens first..last-1, in the row whose counts begin at `row`."""
-    slots, records, arena, indices, counts, sizes = tally
-    nnz = sizes[2]
-    for i in range(first, last):
-        begin = starts[i]
-        length = starts[i + n] - gap - begin
-        h = murmur(buffer, begin, length)
-        term = find(slots, records, arena, buffer, begin, length, h)
+    """Each range's term, where it is short and in the first slot of its hash, as nearly all are; else -1."""
+    mask = np.uint64(len(slots) - 1)
+    for i in range(size):
+        terms[np.uint64(i)] = slots[np.uint64(hashes[np.uint64(i)]) & mask]
+    for i in range(size):
+        begin = begins[np.uint64(i)]
+        length = ends[np.uint64(i)] - begin
+        term = (terms[np.uint64(i)] & 0xFFFFFFFF) - 1
+        record = np.uint64(0 if term < 0 else RECORD * term)
+        differing = records[record] ^ (load64(buffer, begin) & first_bytes(length))
+        differing |= records[record + np.uint64(1)] ^ (load64(buffer, begin + 8) & first_bytes(length - 8))
+        differing |= records[record + np.uint64(2)] ^ ((length << 32) | hashes[np.uint64(i)])
+        terms[np.uint64(i)] = term if differing == 0 and length <= 16 else -1
+
+
+@compiled
+def count_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any, row: Any) -> None:
+    """Count up to BLOCK ranges of bytes as terms, in the row whose counts begin at `row`; there must be room.
+
+    Three loops, because the processor fetches from the table for many words at once where it need not decide.
+    """
+    records, indices, counts, guesses = tally.records, tally.indices, tally.counts, tally.guesses
+    hash_block(tally.hashes, buffer, begins, ends, size)
+    guess_block(guesses, tally.hashes, tally.slots, records, buffer, begins, ends, size)
+    nnz = tally.sizes[1]
+    for i in range(size):
+        term = guesses[np.uint64(i)]
         if term < 0:
-            term = add(slots, records, arena, sizes, buffer, begin, length, h, -1 - term)
+            begin, h = begins[i], tally.hashes[i]
+            length = ends[i] - begin
+            term = find(tally, buffer, begin, length, h)
+            if term < 0:
+                term = add(tally, buffer, begin, length, h, -1 - term)
         record = np.uint64(RECORD * term + 3)
         position = records[record]
-        if position >= row:
-            counts[np.uint64(position)] += np.int32(1)
-        else:
-            records[record] = nnz
-            indices[np.uint64(nnz)] = term
-            counts[np.uint64(nnz)] = 1
-            nnz += 1
-    sizes[2] = nnz
+        is_new = position < row
+        position = nnz if is_new else position
+        before = np.int32(0) if is_new else counts[np.uint64(position)]
+        counts[np.uint64(position)] = before + np.int32(1)
+        indices[np.uint64(position)] = term
+        records[record] = position
+        nnz += is_new
+    tally.sizes[1] = nnz
 
 
 @compiled
-def grown(array: Any, used: Any, needed: Any) -> Any:
-    """The same content with room for `needed` or twice what there was."""
-    larger = np.empty(max(needed, 2 * len(array)), array.dtype)
-    for i in range(used):
-        larger[i] = array[i]
-    return larger
-
-
-@compiled
-def with_room(tally: Any, n_terms: Any, n_bytes: Any) -> Any:
-    """A tally with room for so many more terms and counts, and so many more bytes of terms."""
-    slots, records, arena, indices, counts, sizes = tally
-    terms, used, nnz = sizes
-    if RECORD * (terms + n_terms) > len(records):
-        records = grown(records, RECORD * terms, RECORD * (terms + n_terms))
-    if used + n_bytes + PADDING > len(arena):
-        arena = grown(arena, used, used + n_bytes + PADDING)
-    if nnz + n_terms > len(indices):
-        indices = grown(indices, nnz, nnz + n_terms)
-        counts = grown(counts, nnz, nnz + n_terms)
-    if 2 * (terms + n_terms) > len(slots):
-        size = 2 * len(slots)
-        while 2 * (terms + n_terms) > size:
-            size *= 2
-        slots = np.zeros(size, np.int64)
-        for term in range(terms):
-            h = records[RECORD * term + 2] & 0xFFFFFFFF
-            slot = h & (size - 1)
-            while slots[slot] != 0:
-                slot = (slot + 1) & (size - 1)
-            slots[slot] = (h << 32) | (term + 1)
-    return Tally(slots, records, arena, indices, counts, sizes)
-
-
-@compiled
-def count_ngrams(
-    tally: Any, buffer: Any, starts: Any, from_token: Any, to_token: Any, n: Any, gap: Any, row: Any
+def count_run(
+    tally: Any, progress: Any, buffer: Any, begins: Any, ends: Any, first: Any, stop: Any, n: Any
 ) -> Any:
-    """Count every run of `n` tokens between two tokens (the last excluded), each of them a range of `buffer`.
+    """Count every n of the tokens first..stop-1 that are side by side, token i being buffer[begins[i]:ends[i]].
 
-    Token i is at `starts[i]`, and `gap` bytes lie between its end and `starts[i + 1]`.
+    What is between the tokens belongs to the n-gram: one space, or nothing. Returns 0, or where there is no room
+    the bytes to make room for.
     """
-    end = to_token - n + 1
-    first = from_token
-    while first < end:
-        last = min(end, first + BLOCK)
-        n_bytes = n * (starts[last - 1 + n] - starts[first])
-        sizes = tally.sizes
+    skipped = min(stop - n + 1 - first, progress.counted[0] - progress.met[0])
+    progress.met[0] += skipped
+    for i in range(first + skipped, stop - n + 1, BLOCK):
+        size = min(BLOCK, stop - n + 1 - i)
+        n_bytes = np.int64(0)
+        for j in range(i, i + size):
+            n_bytes += ends[np.uint64(j + n - 1)] - begins[np.uint64(j)]
+        n_terms, nnz = tally.sizes[0], tally.sizes[1]
         if (
-            RECORD * (sizes[0] + last - first) > len(tally.records)
-            or sizes[1] + n_bytes + PADDING > len(tally.arena)
-            or sizes[2] + last - first > len(tally.indices)
-            or 2 * (sizes[0] + last - first) > len(tally.slots)
+            n_terms + BLOCK >= len(tally.places)
+            or 2 * (n_terms + BLOCK) > len(tally.slots)
+            or tally.places[n_terms] + n_bytes + PADDING > len(tally.arena)
+            or nnz + BLOCK > len(tally.indices)
         ):
-            tally = with_room(tally, last - first, n_bytes)
-        count_block(tally, buffer, starts, first, last, n, gap, row)
-        first = last
-    return tally
+            return n_bytes
+        count_block(tally, buffer, begins[i:], ends[i + n - 1 :], size, progress.row[0])
+        progress.met[0] += size
+        progress.counted[0] = progress.met[0]
+    return np.int64(0)
+
+
+@compiled
+def begin_document(progress: Any, d: Any, nnz: Any) -> None:
+    """Make d the document at hand, if it is not yet."""
+    if progress.document[0] != d:
+        progress.document[0] = d
+        progress.row[0] = nnz
+        progress.counted[0] = 0
+    progress.met[0] = 0

@@ -1,4 +1,4 @@
-"""Words of UTF-8 text: one pass over the bytes finds them, folds them and lays them out for n-grams."""
+"""Words of UTF-8 text: one pass over the bytes finds and folds them."""
 
 from typing import Any
 
@@ -6,10 +6,96 @@ import numpy as np
 
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.text.fold import CODE_POINT, EXPANDS, WORD
-from nmf_dask.text.terms import PADDING, count_ngrams, find, murmur
+from nmf_dask.text.loads import load64
+from nmf_dask.text.terms import PADDING, begin_document, count_run, find, murmur
+
+# Eight bytes of ASCII at a time, in one 64-bit number: x + (0x80 - c) sets the high bit of each byte from c on.
+_ONES = 0x0101010101010101
+_HIGH = np.uint64(0x80 * _ONES)
+_CASE = np.uint64(0x20 * _ONES)
+_FROM_A, _BEYOND_Z = np.uint64((0x80 - ord("a")) * _ONES), np.uint64((0x7F - ord("z")) * _ONES)
+_FROM_CAPITAL_A, _BEYOND_CAPITAL_Z = (
+    np.uint64((0x80 - ord("A")) * _ONES),
+    np.uint64((0x7F - ord("Z")) * _ONES),
+)
+_FROM_0, _BEYOND_9 = np.uint64((0x80 - ord("0")) * _ONES), np.uint64((0x7F - ord("9")) * _ONES)
+_UNDERSCORE, _NOT_ZERO = np.uint64(ord("_") * _ONES), np.uint64(0x7F * _ONES)
+# The product has the high bits of the eight bytes side by side in its highest byte.
+_GATHER = np.uint64(0x0002040810204081)
+# De Bruijn's sequence: each six bits of it in a row are another number.
+_DE_BRUIJN = 0x03F79D71B4CB0A89
+_LOWEST_BIT = np.zeros(64, np.int64)
+for _bit in range(64):
+    _LOWEST_BIT[((_DE_BRUIJN << _bit) & 0xFFFFFFFFFFFFFFFF) >> 58] = _bit
+_ONE = np.uint64(1)
 
 
 @compiled
+def lowest_bit(bits: Any) -> Any:
+    """Position of the lowest bit that is set."""
+    return _LOWEST_BIT[((bits & (~bits + _ONE)) * np.uint64(_DE_BRUIJN)) >> np.uint64(58)]
+
+
+@compiled
+def word_bits(x: Any) -> Any:
+    """Which of eight ASCII bytes are letters, digits or underscores, as the lowest eight bits."""
+    y = x | _CASE
+    letters = (y + _FROM_A) & ~(y + _BEYOND_Z)
+    digits = (x + _FROM_0) & ~(x + _BEYOND_9)
+    underscores = ~((x ^ _UNDERSCORE) + _NOT_ZERO)
+    return (((letters | digits | underscores) & _HIGH) * _GATHER) >> np.uint64(56)
+
+
+@compiled(inline=True)  # type: ignore[untyped-decorator]
+def eight_bytes(data: Any, position: Any, stop: Any) -> Any:
+    """The bytes from `position`, zero from `stop` on."""
+    if position + 8 <= stop:
+        return np.uint64(load64(data, position))
+    x = np.uint64(0)
+    for j in range(stop - position):
+        x |= np.uint64(data[position + j]) << np.uint64(8 * j)
+    return x
+
+
+@compiled
+def scan_ascii(
+    data: Any, start: Any, stop: Any, capitals: Any, min_length: Any, buffer: Any, begins: Any, ends: Any
+) -> Any:
+    """The words of one document of ASCII, word i folded at buffer[begins[i]:ends[i]]; returns their number.
+
+    Returns -1 where a byte is not ASCII. `capitals` has bits where capitals are to be folded.
+    """
+    n = 0
+    inside = np.uint64(0)
+    length = stop - start
+    for block in range(0, length + 1, 64):
+        words = seen = np.uint64(0)
+        for j in range(0, 64, 8):
+            x = eight_bytes(data, start + block + j, stop)
+            seen |= x
+            words |= word_bits(x) << np.uint64(j)
+            upper = (x + _FROM_CAPITAL_A) & ~(x + _BEYOND_CAPITAL_Z) & capitals
+            x |= upper >> np.uint64(2)
+            for k in range(8):
+                buffer[np.uint64(block + j + k)] = x >> np.uint64(8 * k)
+        if seen & _HIGH:
+            return -1
+        edges = words ^ ((words << _ONE) | inside)
+        inside = words >> np.uint64(63)
+        while edges != np.uint64(0):
+            begins[np.uint64(n)] = block + lowest_bit(edges)
+            n += 1
+            edges &= edges - _ONE
+    kept = 0
+    for i in range(n // 2):
+        begin, end = begins[np.uint64(2 * i)], begins[np.uint64(2 * i + 1)]
+        begins[np.uint64(kept)] = begin
+        ends[np.uint64(kept)] = end
+        kept += end - begin >= min_length
+    return kept
+
+
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def decoded(data: Any, i: Any) -> Any:
     """The code point at byte i of valid UTF-8, beyond ASCII, and its length in bytes."""
     lead = np.int64(data[i])
@@ -21,7 +107,7 @@ def decoded(data: Any, i: Any) -> Any:
     return (lead & 0x07) << 18 | middle << 6 | np.int64(data[i + 3]) & 0x3F, 4
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def put(buffer: Any, p: Any, point: Any) -> Any:
     """Write a code point as UTF-8 at p; returns the place after it."""
     if point < 0x80:
@@ -44,121 +130,117 @@ def put(buffer: Any, p: Any, point: Any) -> Any:
 
 
 @compiled
-def close(buffer: Any, starts: Any, n_tokens: Any, p: Any, missing: Any) -> Any:
-    """End the word that ends before p, and forget it where it is `missing` bytes or more too short."""
-    if p - starts[n_tokens] >= missing:
-        buffer[p] = 32
-        starts[n_tokens + 1] = p + 1
-        return n_tokens + 1, p + 1
-    return n_tokens, starts[n_tokens]
-
-
-@compiled
 def scan_words(
     data: Any,
     start: Any,
     stop: Any,
-    ascii: Any,
     table: Any,
     sequences: Any,
     min_length: Any,
     buffer: Any,
-    starts: Any,
+    begins: Any,
+    ends: Any,
 ) -> Any:
-    """The words of one document, folded, one space after each: token i begins at starts[i] of the buffer.
-
-    Returns their number n; starts[n] is where the next would begin. Words of less than `min_length` letters
-    are left out; `missing` is the number of bytes that the present word needs to have as many.
-    """
-    n_tokens = p = 0
-    starts[0] = 0
-    missing = min_length
+    """The words of one document of any script: as `scan_ascii`, by the tables of `fold`."""
+    n = p = begin = letters = np.int64(0)
     i = start
     while i < stop:
-        c = data[np.uint64(i)]
-        if c < 128:
-            i += 1
-            folded = ascii[c]
-            if folded != 0:
-                buffer[np.uint64(p)] = folded
-                p += 1
-            else:
-                n_tokens, p = close(buffer, starts, n_tokens, p, missing)
-                missing = min_length
-            continue
-        point, width = decoded(data, i)
+        point, width = np.int64(data[np.uint64(i)]), 1
+        if point >= 0x80:
+            point, width = decoded(data, i)
         i += width
-        entry = np.int64(table[point])
+        entry = np.int64(table[np.uint64(point)])
         position = last = np.int64(0)
         if entry & EXPANDS:
-            position = entry & CODE_POINT
-            last = position + np.int64(sequences[position])
+            position = (entry & CODE_POINT) + 1
+            last = position + np.int64(sequences[position - 1])
             if position == last:
                 continue
-            position += 1
             entry = np.int64(sequences[position])
         while True:
             if entry & WORD:
-                after = put(buffer, p, entry & CODE_POINT)
-                missing += after - p - 1
-                p = after
+                p = put(buffer, p, entry & CODE_POINT)
+                letters += 1
             else:
-                n_tokens, p = close(buffer, starts, n_tokens, p, missing)
-                missing = min_length
+                begins[n], ends[n] = begin, p
+                n += letters >= min_length
+                p += 1
+                begin = p
+                letters = np.int64(0)
             position += 1
-            if position > last:
+            if position >= last:
                 break
             entry = np.int64(sequences[position])
-    return close(buffer, starts, n_tokens, p, missing)[0]
+    begins[n], ends[n] = begin, p
+    return n + (letters >= min_length)
 
 
 @compiled
-def without_stop_words(stops: Any, buffer: Any, starts: Any, n_tokens: Any) -> Any:
-    """Close the gaps that stop words leave; returns the number of tokens that stay."""
+def without_stop_words(stops: Any, buffer: Any, begins: Any, ends: Any, n_tokens: Any) -> Any:
+    """Forget the tokens that are stop words; returns the number of those that stay."""
     kept = 0
     for i in range(n_tokens):
-        begin, end = starts[i], starts[i + 1]
-        length = end - 1 - begin
-        h = murmur(buffer, begin, length)
-        if find(stops.slots, stops.records, stops.arena, buffer, begin, length, h) >= 0:
-            continue
-        p = starts[kept]
-        if p != begin:
-            for j in range(end - begin):
-                buffer[p + j] = buffer[begin + j]
-        kept += 1
-        starts[kept] = p + end - begin
+        begin, end = begins[i], ends[i]
+        h = murmur(buffer, begin, end - begin)
+        begins[kept], ends[kept] = begin, end
+        kept += find(stops, buffer, begin, end - begin, h) < 0
     return kept
+
+
+@compiled
+def lay_out(buffer: Any, begins: Any, ends: Any, n_tokens: Any) -> None:
+    """Move the tokens together, one space between them, as n-grams are joined."""
+    p = 0
+    for i in range(n_tokens):
+        begin, end = begins[i], ends[i]
+        begins[i] = p
+        for j in range(begin, end):
+            buffer[p] = buffer[j]
+            p += 1
+        ends[i] = p
+        buffer[p] = 32
+        p += 1
 
 
 @compiled
 def count_words(
     tally: Any,
+    progress: Any,
     stops: Any,
     data: Any,
-    begins: Any,
-    ends: Any,
+    doc_begins: Any,
+    doc_ends: Any,
     table: Any,
     sequences: Any,
     room: Any,
     min_length: Any,
     shortest: Any,
     longest: Any,
-    indptr: Any,
+    row_ends: Any,
 ) -> Any:
-    """Count the word n-grams of documents data[begins[d]:ends[d]]; row d of the counts ends at indptr[d]."""
-    ascii = np.zeros(128, np.uint8)
-    for c in range(128):
-        if table[c] & WORD:
-            ascii[c] = table[c] & 0x7F
-    buffer = np.empty(room + 1 + PADDING, np.uint8)
-    starts = np.empty(room // (min_length + 1) + 2, np.int64)
-    for d in range(len(begins)):
-        row = tally.sizes[2]
-        n_tokens = scan_words(data, begins[d], ends[d], ascii, table, sequences, min_length, buffer, starts)
+    """Count the word n-grams of documents data[doc_begins[d]:doc_ends[d]]; row d ends at row_ends[d].
+
+    `room` is the number of bytes that the longest document has, folded, at most. Returns 0, or the bytes of
+    terms that the tally must have room for before the next call.
+    """
+    capitals = _HIGH if table[ord("A")] & CODE_POINT == ord("a") else np.uint64(0)
+    # scan_ascii writes whole blocks, and notes both edges of each word before it drops the short ones.
+    buffer = np.empty(room + 128 + PADDING, np.uint8)
+    begins = np.empty(room + 2, np.int64)
+    ends = np.empty(room + 2, np.int64)
+    for d in range(max(0, progress.document[0]), len(doc_begins)):
+        begin_document(progress, d, tally.sizes[1])
+        start, stop = doc_begins[d], doc_ends[d]
+        n_tokens = scan_ascii(data, start, stop, capitals, min_length, buffer, begins, ends)
+        if n_tokens < 0:
+            n_tokens = scan_words(data, start, stop, table, sequences, min_length, buffer, begins, ends)
         if stops.sizes[0]:
-            n_tokens = without_stop_words(stops, buffer, starts, n_tokens)
+            n_tokens = without_stop_words(stops, buffer, begins, ends, n_tokens)
+        if longest > 1:
+            lay_out(buffer, begins, ends, n_tokens)
         for n in range(shortest, min(longest, n_tokens) + 1):
-            tally = count_ngrams(tally, buffer, starts, 0, n_tokens, n, 1, row)
-        indptr[d] = tally.sizes[2]
-    return tally
+            missing = count_run(tally, progress, buffer, begins, ends, 0, n_tokens, n)
+            if missing:
+                return missing
+        row_ends[d] = tally.sizes[1]
+    return np.int64(0)
