@@ -187,12 +187,25 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
 
 
 def _orthonormal(Q: Floats, basis: list[Floats]) -> Floats:
-    """Q's columns made orthonormal, and orthogonal to those of the basis (twice is enough: Kahan and Parlett)."""
+    """Q's columns made orthonormal, and orthogonal to those of the basis; twice is enough (Kahan and Parlett)."""
     for _ in range(2):
         for B in basis:
             Q = Q - B @ (B.T @ Q)
-        Q = np.linalg.qr(Q)[0]
+        Q = _cholesky_qr(Q)
     return read_only(aligned(Q), np.float32)
+
+
+def _cholesky_qr(Q: Floats) -> Floats:
+    """Q with orthonormal columns, by products alone: ten times as fast as QR for so tall a matrix.
+
+    Its error grows with the square of the condition number, which doing it twice mends (Yamamoto et al., 2015).
+    """
+    gram = Q.T.astype(np.float64) @ Q
+    try:
+        R = np.linalg.cholesky(gram).T
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.qr(Q)[0], np.float32)
+    return Q @ np.linalg.inv(R).astype(np.float32)
 
 
 def _padded(sigma: Doubles, V: Floats, k: int) -> tuple[Doubles, Floats]:

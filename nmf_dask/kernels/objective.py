@@ -36,7 +36,7 @@ class Factor(NamedTuple):
     """
 
     HT: Floats
-    gram: Floats
+    gram: Doubles
     reset: Floats | None = None
 
 
@@ -130,7 +130,7 @@ class Frobenius(Objective):
 
     def factor(self, HT: Floats) -> Factor:
         HT = read_only(aligned(HT), np.float32)
-        return Factor(HT, read_only(HT.T @ HT, np.float32))
+        return Factor(HT, _gram(HT))
 
     def empty(self, n_features: int, kp: int) -> Sums:
         return Sums(zeros(n_features, kp), np.zeros((kp, kp)))
@@ -153,12 +153,12 @@ class Frobenius(Objective):
     ) -> Iterable[tuple[int, Floats]]:
         """Tiles of W after their sweeps, each with the row of X that it starts at."""
         _reset(W, factor)
-        C = zeros(TILE, W.shape[1])
+        C, G = zeros(TILE, W.shape[1]), read_only(factor.gram, np.float32)
         for low in range(start, stop, TILE):
             high = min(stop, low + TILE)
             w, c = W[low - start : high - start], C[: high - low]
             frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, factor.HT, c)
-            self._solve(w, c, factor.gram, self.penalties.l1_W, self.penalties.l2_W, sweeps, 0.0)
+            self._solve(w, c, G, self.penalties.l1_W, self.penalties.l2_W, sweeps, 0.0)
             yield low, w
 
     def _solve(
@@ -190,9 +190,8 @@ class Frobenius(Objective):
         return self.factor(HT)
 
     def divergence(self, sums: Sums, factor: Factor) -> float:
-        gram = factor.HT.T.astype(np.float64) @ factor.HT
         cross = _dot(sums.XtW, factor.HT)
-        return max(0.5 * (sums.loss - 2.0 * cross + float(np.sum(sums.WtW * gram))), 0.0)
+        return max(0.5 * (sums.loss - 2.0 * cross + float(np.sum(sums.WtW * factor.gram))), 0.0)
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ class KullbackLeibler(Objective):
 
     def factor(self, HT: Floats) -> Factor:
         HT = read_only(aligned(HT), np.float32)
-        return Factor(HT, read_only(HT.sum(axis=0, dtype=np.float64)[np.newaxis], np.float32))
+        return Factor(HT, HT.sum(axis=0, dtype=np.float64)[np.newaxis])
 
     def empty(self, n_features: int, kp: int) -> Sums:
         return Sums(zeros(n_features, kp), np.zeros((1, kp)))
@@ -228,8 +227,9 @@ class KullbackLeibler(Objective):
     def _rows(
         self, X: Csr, start: int, stop: int, W: Floats, factor: Factor, sweeps: int, numerators: Floats
     ) -> float:
+        h_sums = read_only(factor.gram[0], np.float32)
         part: float = kullback_leibler.update_rows(
-            X.indptr, X.indices, X.data, start, stop, W, factor.HT, factor.gram[0], sweeps,
+            X.indptr, X.indices, X.data, start, stop, W, factor.HT, h_sums, sweeps,
             self.penalties.l1_W, self.penalties.l2_W, self.floor, numerators,
         )  # fmt: skip
         return part
@@ -271,8 +271,15 @@ def _stretches(values: Floats) -> Iterable[Floats]:
     return (values[low : low + 8192] for low in range(0, len(values), 8192))
 
 
+def _gram(A: Floats) -> Doubles:
+    """Aᵀ A; float32 within a tile of rows, float64 over tiles."""
+    total = np.zeros((A.shape[1], A.shape[1]))
+    for low in range(0, len(A), TILE):
+        tile = A[low : low + TILE]
+        total += tile.T @ tile
+    return total
+
+
 def _dot(A: Floats, B: Floats) -> float:
     """⟨A, B⟩; float32 within a tile of rows, float64 over tiles."""
-    return float(
-        sum(np.vdot(A[low : low + 64], B[low : low + 64]).astype(np.float64) for low in range(0, len(A), 64))
-    )
+    return sum(float(np.vdot(A[low : low + TILE], B[low : low + TILE])) for low in range(0, len(A), TILE))
