@@ -26,6 +26,7 @@ class PassPlan(NamedTuple):
 # corpora, a few passes of one sweep first ended lower than none (Frobenius; KL gained nothing).
 GENTLE = PassPlan(1, 1, 1)
 GENTLE_PASSES = 5
+ONE_TASK_BYTES = 256 * 2**20
 MOST_ROUNDS = 20
 ROUND_ROWS = 2000  # fewer rows say too little of H: on 11,000 messages, rounds of 560 ended higher than none
 FIRST_MOMENTUM, MOST_MOMENTUM, MOMENTUM_GROWTH = 0.5, 2.0, 1.1
@@ -49,6 +50,23 @@ def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> O
 def is_plain(model: ModelSettings) -> bool:
     """Whether each pass is to be one iteration of scikit-learn: one round, one sweep, nothing added."""
     return model.rounds == 1 and model.sweeps == 1
+
+
+def fits_one_task(sizes: Sizes) -> bool:
+    """Whether one task can hold the whole fit: by sizes, since the result must not depend on the cluster.
+
+    A round of many tasks costs some tens of milliseconds, and a whole pass over so little takes no longer.
+    """
+    return sizes.nnz * 8 + sizes.n_rows * sizes.kp * 4 <= ONE_TASK_BYTES
+
+
+def least_fall(sizes: Sizes) -> float:
+    """The share of `tol` that the error must fall by in a pass, of its first value, for another pass to follow.
+
+    scikit-learn's is a tenth an iteration. Passes over little data are cheap, and go on for the digits that
+    coordinate descent finds there; over much data they stop as scikit-learn's iterations would.
+    """
+    return 0.002 if fits_one_task(sizes) else 0.1
 
 
 def strip_count(sizes: Sizes, beta_loss: str) -> int:
