@@ -51,7 +51,7 @@ def _stop_words(choice: str | tuple[str, ...] | None) -> frozenset[str] | None:
     if isinstance(choice, tuple):
         return frozenset(choice)
     try:
-        lines = Path(choice).read_text(encoding="utf-8").splitlines()
+        lines = Path(choice).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(

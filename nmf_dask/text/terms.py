@@ -77,7 +77,7 @@ def with_room(tally: Tally, n_bytes: int) -> Tally:
     used = int(tally.places[n_terms])
     slots = tally.slots
     if 2 * (n_terms + BLOCK) > len(slots):
-        slots = np.zeros(2 * len(slots), np.int64)
+        slots = np.zeros(4 * len(slots), np.int64)
         fill_slots(slots, tally.records, n_terms)
     return tally._replace(
         slots=slots,
