@@ -27,6 +27,7 @@ from nmf_dask.schedule import (
     MOST_MOMENTUM,
     PassPlan,
     is_plain,
+    least_fall,
     objective_of,
     schedule,
 )
@@ -99,12 +100,14 @@ class Fit:
     model: ModelSettings
     first: tuple[PassPlan, ...]
     whole: PassPlan
+    least_fall: float = 0.1
 
     @classmethod
     def of(cls, sizes: Sizes, model: ModelSettings, scale: float = 1.0) -> Fit:
         """The fit that settings ask for, of blocks of these sizes; `scale` is the mean of X's nonzeros."""
         first, whole = schedule(model, sizes)
-        return cls(objective_of(model, sizes.n_features, scale), model, tuple(first), whole)
+        objective = objective_of(model, sizes.n_features, scale)
+        return cls(objective, model, tuple(first), whole, least_fall(sizes))
 
     def begin(self, HT: Floats) -> FitState:
         """The state before the first pass; W is started by the blocks."""
@@ -119,9 +122,10 @@ class Fit:
         if momentum:
             blocks.keep()
         outcome = (self._many_rounds if plan.rounds > 1 else self._whole_pass)(blocks, plan, state, momentum)
-        divergence, dead = blocks.fetch(blocks.apply(_summary, outcome))
+        divergence, dead, revived = blocks.fetch(blocks.apply(_summary, outcome, state.outcome))
         err = float(np.sqrt(2 * divergence))
-        if momentum and len(state.rows) > len(self.first) and err > state.rows[-1].reconstruction_err:
+        rose = len(state.rows) > len(self.first) and err > state.rows[-1].reconstruction_err
+        if momentum and rose and not revived:
             # Carried on too far: take it back.
             blocks.restore()
             plainly = blocks.apply(self._uncarried, state.outcome)
@@ -138,7 +142,11 @@ class Fit:
             rows=(*state.rows, row),
             momentum=momentum if steady else state.momentum,
         )
-        return self._judged(self._revived(blocks, state, dead))
+        judged = self._judged(state, revived)
+        if judged.stop_reason == "max_iter":
+            return judged  # no pass is left that would give new topics their weights
+        reseeded = self._reseeded(blocks, state, dead)
+        return judged if reseeded is state else reseeded
 
     def _uncarried(self, outcome: Outcome) -> Outcome:
         return outcome._replace(factor=self.objective.factor(outcome.HT))
@@ -159,7 +167,7 @@ class Fit:
         close = Close(self.objective, plan.h_sweeps, momentum, blocks.parallel)
         return blocks.apply(close, state.outcome, sums)
 
-    def _revived(self, blocks: Blocks, state: FitState, dead: tuple[int, ...]) -> FitState:
+    def _reseeded(self, blocks: Blocks, state: FitState, dead: tuple[int, ...]) -> FitState:
         """Give dead topics weights to start from again, unless penalties or too little data want them dead."""
         penalties = self.objective.penalties
         dead = tuple(topic for topic in dead if topic < self.model.n_components)
@@ -170,15 +178,16 @@ class Fit:
         outcome = blocks.apply(Reseed(self.objective, dead, seed), state.outcome)
         return replace(state, outcome=outcome, reseeded=state.reseeded + 1)
 
-    def _judged(self, state: FitState) -> FitState:
-        """The state with a reason to stop, if there is one.
+    def _judged(self, state: FitState, revived: bool) -> FitState:
+        """The state with a reason to stop, if there is one; a pass that `revived` topics may well end higher.
 
         scikit-learn compares errors 10 iterations apart with `tol` times the first. Plain passes are compared so;
-        others, each worth several iterations, with the pass before, and with a fivehundredth of `tol`.
+        others, each worth several iterations, with the pass before.
         """
-        apart, share = (10, 1.0) if is_plain(self.model) else (1, 0.002)
+        apart, share = (10, 1.0) if is_plain(self.model) else (1, self.least_fall)
         rows = state.rows
-        if self.model.tol > 0 and len(rows) > len(self.first) + apart and len(rows) % apart == 0:
+        compared = len(rows) > len(self.first) + apart and len(rows) % apart == 0 and not revived
+        if self.model.tol > 0 and compared:
             fell = rows[-1 - apart].reconstruction_err - rows[-1].reconstruction_err
             if fell < self.model.tol * share * rows[0].reconstruction_err:
                 return replace(state, stop_reason="tol")
@@ -211,8 +220,9 @@ def _factor(outcome: Outcome) -> Factor:
     return outcome.factor
 
 
-def _summary(outcome: Outcome) -> tuple[float, tuple[int, ...]]:
-    return outcome.divergence, outcome.dead
+def _summary(outcome: Outcome, before: Outcome) -> tuple[float, tuple[int, ...], bool]:
+    """Divergence, dead topics, and whether the pass gave topics that had died their weights."""
+    return outcome.divergence, outcome.dead, before.factor.reset is not None
 
 
 @dataclass(frozen=True)
@@ -231,14 +241,15 @@ class Turn:
             history = self.objective.started(sums, factor, self.plan.decay)
         history = history.scaled(self.plan.decay)
         history.add(sums)
-        factor = self.objective.update(factor, history, self.plan.h_sweeps, self.parallel)
-        return factor, history, divergence
+        updated = self.objective.update(factor, history, self.plan.h_sweeps, self.parallel)
+        # Each round meets rows of its own: those of later rounds need their weights reset as well.
+        return updated._replace(reset=factor.reset), history, divergence
 
     def outcome(self, carry: Carry) -> Outcome:
         """What the last round leaves of the pass."""
         factor, history, divergence = carry
         dead = dead_topics(factor, history) if history is not None else ()
-        return Outcome(factor.HT, factor, divergence, dead)
+        return Outcome(factor.HT, factor._replace(reset=None), divergence, dead)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,13 @@ def factorize(
 
     `W` (n, k) and `H` (k, m) are where it starts; without both it starts as `model.init` says. Rows are visited in
     `n_strips` strips (None: as many as the sizes ask for), `threads` at once; the schedule takes the order of the rows
-    for random. Raises ValueError where the arrays do not fit each other.
+    for random. Raises ValueError where the arrays do not fit each other, and for values that are negative or not
+    finite in float32.
     """
     csr = frozen(from_scipy(X))
+    _check_values("X", csr.data)
+    if (W is None) != (H is None):
+        raise ValueError(f"{'W' if H is None else 'H'} alone is given; a start needs W and H, or neither")
     n, m = len(csr.indptr) - 1, csr.n_columns
     sizes = Sizes(n, m, len(csr.data), model.n_components)
     strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
@@ -66,12 +70,21 @@ def factorize(
     return Factorization(weights, HT.T.copy(), state.rows, state.stop_reason or "", dead)
 
 
+def _check_values(name: str, values: Floats) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or values beyond float32; replace them first")
+    if values.size and values.min() < 0:
+        raise ValueError(f"{name} holds {values.min():g}; NMF takes no negative values")
+
+
 def _custom_start(blocks: LocalBlocks, W: NDArray[Any], H: NDArray[Any]) -> Floats:
     n, m, _, k = blocks.sizes
     if W.shape != (n, k) or H.shape != (k, m):
         raise ValueError(
             f"W has shape {W.shape} and H {H.shape}; X and n_components ask for {(n, k)} and {(k, m)}"
         )
+    for name, values in (("W", W), ("H", H)):
+        _check_values(name, values.astype(np.float32))
     padded, low = pad_H(np.asarray(W).T), 0
     for own in blocks.W:
         own[:] = padded[low : low + len(own)]
