@@ -107,7 +107,7 @@ class Fit:
         """The fit that settings ask for, of blocks of these sizes; `scale` is the mean of X's nonzeros."""
         first, whole = schedule(model, sizes)
         objective = objective_of(model, sizes.n_features, scale)
-        return cls(objective, model, tuple(first), whole, least_fall(sizes))
+        return cls(objective, model, tuple(first), whole, least_fall(sizes, model.beta_loss))
 
     def begin(self, HT: Floats) -> FitState:
         """The state before the first pass; W is started by the blocks."""
@@ -134,7 +134,7 @@ class Fit:
             )
         row = Pass(state.iteration + 1, err, time.perf_counter() - started, plan.rounds)
         if momentum:
-            momentum = min(MOST_MOMENTUM, momentum * MOMENTUM_GROWTH)
+            momentum = min(MOST_MOMENTUM[self.model.method], momentum * MOMENTUM_GROWTH)
         state = replace(
             state,
             outcome=outcome,
@@ -235,6 +235,8 @@ class Turn:
 
     def __call__(self, carry: Carry, sums: Sums) -> Carry:
         factor, history, divergence = carry
+        if sums.n_rows == 0:
+            return carry  # strips of fewer rows than rounds: the share is empty, and says nothing of H
         divergence += self.objective.divergence(sums, factor)
         sums = self.objective.settled(sums, factor)
         if history is None:
@@ -269,9 +271,15 @@ class Close:
         carried = updated
         if self.momentum > 0:
             # Extrapolated updates for beta-divergences (arXiv 2401.06646): only what grew is carried on.
-            step = np.maximum(updated.HT - before.HT, 0)
-            carried = self.objective.factor(updated.HT + np.float32(self.momentum) * step)
+            HT = updated.HT + np.float32(self.momentum) * np.maximum(updated.HT - before.HT, 0)
+            # Each topic at its old size, which W makes up for: else H would grow with every pass, without end.
+            HT *= _sums(updated.HT) / np.maximum(_sums(HT), np.finfo(np.float32).tiny)
+            carried = self.objective.factor(HT)
         return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums))
+
+
+def _sums(HT: Floats) -> Floats:
+    return np.asarray(HT.sum(axis=0, dtype=np.float64), np.float32)
 
 
 def dead_topics(factor: Factor, sums: Sums) -> tuple[int, ...]:

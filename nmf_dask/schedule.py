@@ -23,14 +23,15 @@ class PassPlan(NamedTuple):
 
 
 # Near their start W and H decide which local minimum they go to, and long steps there go to a worse one: on four
-# corpora, a few passes of one sweep first ended lower than none (Frobenius; KL gained nothing).
+# corpora, a few passes of one sweep first ended lower than none (KL on the largest alone did not).
 GENTLE = PassPlan(1, 1, 1)
 GENTLE_PASSES = 5
 ONE_TASK_BYTES = 256 * 2**20
 MOST_ROUNDS = 20
 ROUND_ROWS = 2000  # fewer rows say too little of H: on 11,000 messages, rounds of 560 ended higher than none
-FIRST_MOMENTUM, MOST_MOMENTUM, MOMENTUM_GROWTH = 0.5, 2.0, 1.1
-LEAST_MOMENTUM = 0.05
+KL_ROUNDS = 10
+FIRST_MOMENTUM, MOMENTUM_GROWTH, LEAST_MOMENTUM = 0.5, 1.1, 0.05
+MOST_MOMENTUM = {"mu": 2.0, "cd": 1.0}  # more, and coordinate descent stands still before it is there
 
 
 def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> Objective:
@@ -60,13 +61,15 @@ def fits_one_task(sizes: Sizes) -> bool:
     return sizes.nnz * 8 + sizes.n_rows * sizes.kp * 4 <= ONE_TASK_BYTES
 
 
-def least_fall(sizes: Sizes) -> float:
+def least_fall(sizes: Sizes, beta_loss: str) -> float:
     """The share of `tol` that the error must fall by in a pass, of its first value, for another pass to follow.
 
     scikit-learn's is a tenth an iteration. Passes over little data are cheap, and go on for the digits that
     coordinate descent finds there; over much data they stop as scikit-learn's iterations would.
     """
-    return 0.002 if fits_one_task(sizes) else 0.1
+    if not fits_one_task(sizes):
+        return 0.1
+    return 0.0005 if beta_loss == "frobenius" else 0.02
 
 
 def strip_count(sizes: Sizes, beta_loss: str) -> int:
@@ -90,10 +93,13 @@ def schedule(model: ModelSettings, sizes: Sizes) -> tuple[list[PassPlan], PassPl
     whole = PassPlan(1, sweeps, h_sweeps)
     if is_plain(model):
         return [], whole
-    gentle = [GENTLE] if model.rounds == "auto" and model.beta_loss == "frobenius" else []
+    auto, kl = model.rounds == "auto", model.beta_loss == "kullback-leibler"
     rounds = min(MOST_ROUNDS, sizes.n_rows // ROUND_ROWS) if model.rounds == "auto" else model.rounds
     rounds = max(1, min(rounds, sizes.n_rows))
+    if auto and rounds < (KL_ROUNDS if kl else 2):
+        return [GENTLE] * GENTLE_PASSES, whole
     if rounds == 1:
-        return gentle * GENTLE_PASSES, whole
+        return [], whole
+    gentle = [GENTLE] * 2 if auto and not kl else []
     round_sweeps = {"mu": 5, "cd": 2}[model.method] if model.sweeps == "auto" else model.sweeps
-    return gentle * 2 + [PassPlan(rounds, round_sweeps, min(round_sweeps, h_sweeps))] * 2, whole
+    return gentle + [PassPlan(rounds, round_sweeps, min(round_sweeps, h_sweeps))] * 2, whole
