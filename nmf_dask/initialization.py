@@ -169,21 +169,36 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     """The k largest singular values of X and its right singular vectors (m, k), from a share of the rows."""
     sizes = blocks.sizes
     share = Share(0, max(1, round(sizes.n_rows / SAMPLE_ROWS)))
-    width = min(-(-(sizes.n_components + OVERSAMPLING) // 8) * 8, max(8, sizes.n_features // 8 * 8))
-    Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
-    basis: list[Floats] = []
-    products: list[Floats] = []
-    for _ in range(KRYLOV_PASSES):
-        basis.append(_orthonormal(Q, basis))
-        products.append(blocks.fetch(blocks.visit(Project(), basis[-1], share)).value)
-        Q = products[-1]
-    K, AK = np.hstack(basis), np.hstack(products)
+    width = -(-(sizes.n_components + OVERSAMPLING) // 8) * 8
+    if KRYLOV_PASSES * width >= sizes.n_features:
+        # The space of all features is no larger: its basis is the unit vectors, and one pass is enough.
+        K = np.eye(sizes.n_features, -(-sizes.n_features // 8) * 8, dtype=np.float32)
+        AK = _project(blocks, read_only(aligned(K), np.float32), share)
+    else:
+        Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
+        K, AK = _krylov(blocks, Q, share)
     projected = (K.T @ AK).astype(np.float64)
     values, vectors = np.linalg.eigh((projected + projected.T) / 2)
     largest = np.argsort(-values)[: sizes.n_components]
     sigma = np.sqrt(np.maximum(values[largest], 0.0) * share.of)
     V = K @ vectors[:, largest].astype(np.float32)
     return _padded(sigma, V, sizes.n_components)
+
+
+def _krylov(blocks: Blocks, Q: Floats, share: Share) -> tuple[Floats, Floats]:
+    """An orthonormal basis K of the space that Q, XᵀXQ, (XᵀX)²Q ... span, and XᵀXK."""
+    basis: list[Floats] = []
+    products: list[Floats] = []
+    for _ in range(KRYLOV_PASSES):
+        basis.append(_orthonormal(Q, basis))
+        products.append(_project(blocks, basis[-1], share))
+        Q = products[-1]
+    return np.hstack(basis), np.hstack(products)
+
+
+def _project(blocks: Blocks, Q: Floats, share: Share) -> Floats:
+    product: Floats | None = blocks.fetch(blocks.visit(Project(), Q, share)).value
+    return zeros(*Q.shape) if product is None else product
 
 
 def _orthonormal(Q: Floats, basis: list[Floats]) -> Floats:

@@ -107,7 +107,8 @@ class Objective(ABC):
     def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
         """A history for decaying sums to begin with, worth 1 / (1 - decay) times `sums`, under which H is at rest.
 
-        Without it, a feature that the first rows do not hold would get a zero in H for good.
+        Without it, a feature that the first rows do not hold would get a zero in H for good, and so would a topic:
+        one without weight in these rows is given a little.
         """
 
     @abstractmethod
@@ -176,6 +177,8 @@ class Frobenius(Objective):
 
     def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
         past = sums.scaled(1 / (1 - decay))
+        diagonal = np.diag(past.WtW)
+        past.WtW += np.diag(_least(diagonal) - diagonal)
         return replace(past, XtW=factor.HT @ past.WtW.astype(np.float32))
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
@@ -236,6 +239,7 @@ class KullbackLeibler(Objective):
 
     def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
         past = sums.scaled(1 / (1 - decay))
+        past.WtW = _least(past.WtW)
         return replace(past, XtW=factor.HT * past.WtW[0].astype(np.float32))
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
@@ -254,6 +258,10 @@ class KullbackLeibler(Objective):
 
     def divergence(self, sums: Sums, factor: Factor) -> float:
         return max(sums.loss, 0.0)
+
+
+def _least(weights: Doubles) -> Doubles:
+    return np.asarray(np.maximum(weights, 1e-6 * weights.max()))
 
 
 def _reset(W: Floats, factor: Factor) -> None:
