@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, WorkerPlugin
 from threadpoolctl import threadpool_limits
 
+import nmf_dask
 from nmf_dask.config import ClusterSettings, parse_bytes
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
@@ -30,18 +33,25 @@ class Cluster:
     tasks: DaskTasks
     memory_limit: int  # bytes, of the smallest worker
     dashboard: str | None
-    _seen: set[str] = field(default_factory=set)
+    _lost: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.client.subscribe_topic("all", self._heard)
+
+    def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Keep the address of a worker that went without saying so; a nanny's next one has another."""
+        _, told = event
+        if told.get("action") == "remove-worker" and not told.get("expected"):
+            self._lost.add(told["worker"])
 
     def workers(self) -> dict[str, Any]:
         """What the scheduler says of the workers that are there now."""
         workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
-        self._seen.update(workers)
         return workers
 
     def lost(self) -> int:
-        """Workers that were there once and are not now."""
-        now = self.workers()
-        return len(self._seen - set(now))
+        """Workers that went while the job ran, without having been told to."""
+        return len(self._lost)
 
     def peak_memory(self) -> int:
         """Peak of resident bytes of the largest worker that is alive; 0 where none answers."""
@@ -73,7 +83,7 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
         own = settings.scheduler is None
         client = _embedded(settings) if own else _existing(settings.scheduler or "", settings.workers)
         try:
-            yield _described(client, in_process=own and settings.workers is None)
+            yield _described(client, own, in_process=own and settings.workers is None)
         finally:
             _close(client, own)
 
@@ -96,8 +106,9 @@ def _embedded(settings: ClusterSettings) -> Client:
         threads_per_worker=threads,
         processes=not in_process,
         memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
-        dashboard_address=":0" if _has_dashboard() else None,
-        silence_logs=logging.ERROR,
+        dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
+        # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
+        silence_logs=logging.CRITICAL,
     )
     client = Client(cluster)
     client.wait_for_workers(n_workers, timeout=WORKERS_SECONDS)
@@ -152,20 +163,41 @@ def _wait_for_file(path: str) -> None:
         time.sleep(0.2)
 
 
-def _described(client: Client, in_process: bool) -> Cluster:
+class Ready(WorkerPlugin):  # type: ignore[misc]
+    """Makes a worker ready, also one that comes later or that a nanny starts again."""
+
+    name = "nmf-dask"
+
+    def __init__(self, own: bool) -> None:
+        self.own = own
+
+    def setup(self, worker: Any) -> None:
+        threadpool_limits(1, user_api="blas")
+        # What comes over the network begins anywhere in a buffer: Arrow would print a line each time it sees that.
+        os.environ.setdefault("ACERO_ALIGNMENT_HANDLING", "ignore")
+        if self.own and threading.current_thread() is threading.main_thread():
+            # Ctrl-C reaches the whole process group; the job ends its workers itself.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _described(client: Client, own: bool, in_process: bool) -> Cluster:
     if not in_process:
-        client.run(_one_thread_a_task)
+        _make_ready(client, own)
     info = client.scheduler_info(n_workers=-1)["workers"]
     threads = min((int(worker["nthreads"]) for worker in info.values()), default=1)
     limits = [int(worker["memory_limit"]) for worker in info.values() if worker["memory_limit"]]
     dashboard = client.dashboard_link if _has_dashboard() else None
-    cluster = Cluster(client, DaskTasks(client, threads), min(limits, default=0), dashboard)
-    cluster.workers()
-    return cluster
+    return Cluster(client, DaskTasks(client, threads), min(limits, default=0), dashboard)
 
 
-def _one_thread_a_task() -> None:
-    threadpool_limits(1, user_api="blas")
+def _make_ready(client: Client, own: bool) -> None:
+    try:
+        client.register_plugin(Ready(own))
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a worker cannot import what the job needs ({error}): install nmf-dask {nmf_dask.__version__} in the "
+            "environment of the workers"
+        ) from error
 
 
 def _close(client: Client, own: bool) -> None:
@@ -174,6 +206,8 @@ def _close(client: Client, own: bool) -> None:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     cluster = client.cluster
+    with suppress(OSError, ValueError):
+        client.unsubscribe_topic("all")
     client.close()
     if own and cluster is not None:
         cluster.close()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from distributed import Client, Future, as_completed
-from distributed.client import FutureCancelledError
+from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
@@ -25,7 +26,17 @@ from nmf_dask.kernels.matrices import Csr, aligned, zeros
 from nmf_dask.tasks import Batch, Ref, Tasks
 
 Weights = NDArray[np.float32]
-MOST_RETRIES = 3  # of a task whose worker died under it; Dask's own limit ends a task that kills every worker
+MOST_RETRIES = (
+    1  # of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count
+)
+
+
+class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster first, an error second
+    """The scheduler is gone: nothing more can be asked of it."""
+
+
+class TaskKilledWorkers(RetryableError):  # noqa: N818 - as above
+    """A task after which one worker after the other was gone."""
 
 
 @contextmanager
@@ -34,17 +45,16 @@ def translated() -> Iterator[None]:
     try:
         yield
     except KilledWorker as error:
-        raise RetryableError(
-            f"{error.task} lost {error.allowed_failures + 1} workers, the last {error.last_worker.address}: "
+        raise TaskKilledWorkers(
+            f"{error.allowed_failures + 1} workers died under task {error.task}, the last {error.last_worker.address}: "
             "they may have run out of memory. Give workers more (--memory-limit), or lower corpus.partition_bytes"
         ) from error
-    except FutureCancelledError as error:
-        raise RetryableError(
-            f"the cluster went away ({error.reason}); run the same command again to go on"
-        ) from error
+    except (CancelledError, ClosedClientError) as error:
+        reason = getattr(error, "reason", "connection closed")
+        raise ClusterLost(f"the cluster went away ({reason}); run the same command again to go on") from error
     except (OSError, TimeoutError) as error:
         if type(error).__module__.startswith("distributed"):
-            raise RetryableError(
+            raise ClusterLost(
                 f"the scheduler cannot be reached ({error}); run the same command again"
             ) from error
         raise
@@ -81,12 +91,14 @@ class DaskTasks(Tasks):
         with translated():
             return handle.result()
 
+    def check(self, handle: Any) -> None:
+        if handle.status != "finished":
+            self.fetch(handle)
+
     def completed(self, handles: Sequence[Any]) -> Iterator[int]:
         positions = {handle.key: i for i, handle in enumerate(handles)}
         with translated():
             for future in as_completed(handles):
-                if future.status != "finished":
-                    future.result()
                 yield positions[future.key]
 
 

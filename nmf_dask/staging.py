@@ -28,8 +28,13 @@ class Stage:
 
     @property
     def vocabulary(self) -> Folder:
-        """The selected features, which say that counting is over."""
+        """The selected features."""
         return self.folder / "vocabulary.parquet"
+
+    @property
+    def counted(self) -> Folder:
+        """Numbers of the counted corpus, written after the vocabulary: counting is over."""
+        return self.folder / "counted.json"
 
     def counts(self, partition: int) -> Folder:
         """The counts of a partition."""
@@ -39,9 +44,14 @@ class Stage:
         """The weighed block of a partition."""
         return self.folder / "blocks" / f"part-{partition:05d}.arrow"
 
+    @property
+    def checkpoints(self) -> Folder:
+        """The folder of all checkpoints."""
+        return self.folder / "checkpoints"
+
     def checkpoint(self, iteration: int) -> Folder:
         """The folder of a checkpoint."""
-        return self.folder / "checkpoints" / f"pass-{iteration:05d}"
+        return self.checkpoints / f"pass-{iteration:05d}"
 
 
 _NO_TERMS = pa.table({"bucket": pa.array([], pa.int32()), "term": pa.array([], pa.string())})

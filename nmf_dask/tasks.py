@@ -40,9 +40,13 @@ class Tasks(ABC):
     def fetch(self, handle: Any) -> Any:
         """The value of a handle; raises what its call raised."""
 
+    def check(self, handle: Any) -> None:
+        """Raise what the call of a completed handle raised; its value may stay where it is."""
+        self.fetch(handle)
+
     @abstractmethod
     def completed(self, handles: Sequence[Any]) -> Iterator[int]:
-        """Positions of handles as they complete, in any order; raises what a call raised."""
+        """Positions of handles as they complete, in any order; to fetch one raises what its call raised."""
 
     def call(self, label: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Start one call."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +11,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import nmf_dask
 from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.cluster import Cluster, connected, peak_rss
-from nmf_dask.config import Settings, redact
+from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus
-from nmf_dask.errors import ConfigurationError, NmfDaskError
+from nmf_dask.distributed import ClusterLost, TaskKilledWorkers
+from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 from nmf_dask.observer import Observer
+from nmf_dask.pipeline.account import Account
+from nmf_dask.pipeline.checkpoints import Checkpoints
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
-from nmf_dask.pipeline.planning import opened
+from nmf_dask.pipeline.planning import opened, with_stop_words
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -33,7 +33,16 @@ from nmf_dask.pipeline.stages import (
     table_of,
 )
 from nmf_dask.staging import Stage, StagedBlocks
-from nmf_dask.store import Folder, ModelFolder, RunFolder, convergence_table, h_table, run_id, topics_table
+from nmf_dask.store import (
+    Folder,
+    ModelFolder,
+    ModelLock,
+    RunFolder,
+    convergence_table,
+    h_table,
+    run_id,
+    topics_table,
+)
 from nmf_dask.tasks import Batch, Tasks
 from nmf_dask.vocabulary import Vocabulary, merge, select
 
@@ -60,106 +69,126 @@ def fit(settings: Settings, observer: Observer | None = None) -> FitResult:
     committed before is never touched.
     """
     observer = observer or Observer()
-    if settings.output.output is None:
+    output = settings.output.output
+    if output is None:
         raise ConfigurationError("no output: name the model folder by output.output")
     started = time.perf_counter()
     observer.stage("plan")
+    settings = with_stop_words(settings)
     corpus = opened(settings)
-    model_folder = ModelFolder(settings.output.output)
+    model_folder = ModelFolder(output)
     model_folder.check_usable()
     run = model_folder.run(run_id(settings, corpus.fingerprint))
     if run.is_committed():
         observer.inform(f"run {run.run_id} has finished before; nothing to do")
         run.commit()
         return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
-    with model_folder.lock():
-        job = Job(settings, corpus, run, observer)
-        job.stages["plan"] = {"seconds": time.perf_counter() - started, "bytes": 0}
-        return job.done()
+    with model_folder.lock() as lock:
+        return Job(settings, corpus, run, observer, lock, started).done()
 
 
 class Job:
     """One fit under its lock: the stages in order, and what run.json will say of them."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, run: RunFolder, observer: Observer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        corpus: Corpus,
+        run: RunFolder,
+        observer: Observer,
+        lock: ModelLock,
+        started: float,
+    ) -> None:
         self.settings = settings
         self.corpus = corpus
         self.run = run
         self.observer = observer
+        self.lock = lock
+        self.started = started
         scratch = settings.run.scratch
         self.stage = Stage(Folder(scratch) / run.run_id if scratch else run.work)
-        self.stages: dict[str, dict[str, float]] = {}
-        self.told: dict[str, Any] = {}
-        self.resumed_from: str | None = None
+        self.checkpoints = Checkpoints(self.stage, lock)
+        self.account = Account(settings, corpus, observer)
 
     def done(self) -> FitResult:
         """Run the job, and commit it; run.json tells of a failure too."""
         if self.settings.run.resume == "never":
             self.stage.folder.delete()
         self.run.begin()
-        self.run.write_run(self._report("running"))
+        self.run.write_run(self.account.report("running"))
         try:
             with connected(self.settings.cluster) as cluster:
                 self._run(cluster)
         except BaseException as error:
-            message = str(error) if isinstance(error, NmfDaskError) else f"{type(error).__name__}: {error}"
-            self.run.write_run(self._report("failed") | {"error": redact(message)})
+            self._failed(error)
             raise
-        self.run.write_run(self._report("done"))
+        self.run.write_run(self.account.report("done"))
         self.run.commit(len(self.corpus.partitions))
         if self.settings.run.scratch:
             self.stage.folder.delete()
-        resumed = self.resumed_from is not None
+        resumed = self.account.resumed_from is not None
         return FitResult(self.run.folder.uri, self.run.run_id, resumed, False, self.run.read_run())
+
+    def _failed(self, error: BaseException) -> None:
+        """Say so in run.json, unless nothing can be written or it is another process's by now."""
+        with suppress(InputDataError, RetryableError):
+            self.lock.check()
+            if isinstance(error, InputDataError) and not self.stage.vocabulary.exists():
+                self.stage.folder.delete()  # the same input will not count better, and another is another run
+            self.run.write_run(self.account.report("failed", error))
 
     def _run(self, cluster: Cluster) -> None:
         workers = cluster.workers()
         threads = sum(int(worker["nthreads"]) for worker in workers.values())
         self.observer.connected(len(workers), threads, cluster.dashboard)
-        vocabulary = self._vocabulary(cluster.tasks)
-        infos = self._blocks(cluster.tasks, vocabulary)
-        problem = self._problem(cluster, vocabulary, infos)
-        fitting = self._fitted(cluster.tasks, problem)
-        self._written(cluster.tasks, vocabulary, fitting)
-        largest = cluster.peak_memory()
-        self.told["peak_memory"] = {"driver": peak_rss(), "largest_worker": largest}
-        self.told["workers_lost"] = cluster.lost()
-        if cluster.lost():
-            self.observer.warn(f"{cluster.lost()} workers were lost; their work was done again")
-
-    @contextmanager
-    def _timed(self, stage: str, total: int | None = None, n_bytes: int = 0) -> Iterator[None]:
-        started = time.perf_counter()
-        self.observer.stage(stage, total)
-        yield
-        self.stages[stage] = {"seconds": time.perf_counter() - started, "bytes": n_bytes}
+        self.account.stages["plan"] = {"seconds": time.perf_counter() - self.started, "bytes": 0}
+        try:
+            vocabulary = self._vocabulary(cluster.tasks)
+            infos = self._blocks(cluster.tasks, vocabulary)
+            fitting = self._fitted(cluster.tasks, self._problem(cluster, vocabulary, infos))
+            self._written(cluster.tasks, vocabulary, fitting)
+            largest = cluster.peak_memory()
+        finally:
+            self.account.tell(workers_lost=cluster.lost())
+        self.account.tell(peak_memory={"driver": peak_rss(), "largest_worker": largest})
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings
+        corpus = settings.corpus
         return CorpusTasks(
-            settings.corpus.text_column, settings.vectorizer, self.stage, settings.model.random_state
+            corpus.text_column, corpus.id_column, settings.vectorizer, self.stage, settings.model.random_state
         )
 
     def _vocabulary(self, tasks: Tasks) -> Vocabulary:
         """Count all partitions and select the features; or take what an earlier attempt selected."""
-        if self.stage.vocabulary.exists():
-            self.resumed_from = "select"
-            self.told |= (self.stage.folder / "counted.json").read_json()
-            self.stages |= {"count": {"seconds": 0.0, "bytes": 0}, "select": {"seconds": 0.0, "bytes": 0}}
-            return Vocabulary.from_table(self.stage.vocabulary.read_parquet(), self.corpus.n_rows)
+        earlier = self._selected_before()
+        if earlier is not None:
+            return earlier
         partitions = self.corpus.partitions
-        with self._timed("count", len(partitions), self.corpus.text_bytes):
-            tables = self._count(tasks)
-        with self._timed("select"):
+        with self.account.timed("count", len(partitions), self.corpus.text_bytes):
+            numbers, tables = self._count(tasks)
+        with self.account.timed("select"):
             merged = tasks.tree("merge", merge, tables, FAN_IN)
             vocabulary: Vocabulary = tasks.fetch(
                 tasks.call("select", select, merged, self.settings.vectorizer)
             )
-        (self.stage.folder / "counted.json").write_json(self.told)
         self.stage.vocabulary.write_parquet(vocabulary.to_table())
+        self.stage.counted.write_json(numbers)
         return vocabulary
 
-    def _count(self, tasks: Tasks) -> list[Any]:
+    def _selected_before(self) -> Vocabulary | None:
+        try:
+            numbers = self.stage.counted.read_json()
+            vocabulary = Vocabulary.from_table(self.stage.vocabulary.read_parquet(), self.corpus.n_rows)
+        except InputDataError:  # there is none, or its writer was killed
+            return None
+        self.account.resumed_from = "select"
+        self.account.tell(**numbers)
+        for stage in ("count", "select"):
+            self.account.stages[stage] = {"seconds": 0.0, "bytes": 0}
+        return vocabulary
+
+    def _count(self, tasks: Tasks) -> tuple[dict[str, int], list[Any]]:
         batch = Batch()
         numbers, tables = [], []
         for partition in self.corpus.partitions:
@@ -168,37 +197,38 @@ class Job:
             tables.append(batch.call("table", table_of, result))
         handles = tasks.submit(batch, [*numbers, *tables])
         counted: list[Counted] = self._awaited(tasks, handles[: len(numbers)])
-        nulls, invalid = sum(one.n_nulls for one in counted), sum(one.n_invalid for one in counted)
-        self.told |= {"n_null_texts": nulls, "n_invalid_utf8": invalid}
-        if nulls:
-            self.observer.warn(f"{nulls:,} documents have no text (null); they count as empty")
-        if invalid:
-            self.observer.warn(f"{invalid:,} documents are no valid UTF-8; what is not stands as U+FFFD")
-        return handles[len(numbers) :]
+        told = {
+            "n_null_texts": sum(one.n_nulls for one in counted),
+            "n_invalid_utf8": sum(one.n_invalid for one in counted),
+        }
+        self.account.tell(**told)
+        return told, handles[len(numbers) :]
 
     def _awaited(self, tasks: Tasks, handles: list[Any]) -> list[Any]:
-        """Values of one handle a partition, with progress as they come."""
+        """Values of one handle a partition, with progress as they come; an error names the partition."""
+        values: list[Any] = [None] * len(handles)
         for done, position in enumerate(tasks.completed(handles), 1):
-            self.observer.advance(done, self.corpus.partitions[position].text_bytes)
-        return [tasks.fetch(handle) for handle in handles]
+            partition = self.corpus.partitions[position]
+            try:
+                values[position] = tasks.fetch(handles[position])
+            except TaskKilledWorkers as error:
+                raise RetryableError(f"{partition}: {error}") from error
+            self.observer.advance(done, partition.text_bytes)
+        return values
 
     def _blocks(self, tasks: Tasks, vocabulary: Vocabulary) -> list[BlockInfo]:
         partitions = self.corpus.partitions
-        with self._timed("weigh", len(partitions), self.corpus.text_bytes):
+        with self.account.timed("weigh", len(partitions), self.corpus.text_bytes):
             shared = tasks.call("vocabulary", _same, vocabulary)
             handles = tasks.map("weigh", self._corpus_tasks().weigh, list(partitions), shared)
             infos: list[BlockInfo] = self._awaited(tasks, handles)
-        self.told |= {
-            "n_documents": self.corpus.n_rows,
-            "n_empty_documents": sum(info.n_empty for info in infos),
-            "n_features": len(vocabulary),
-            "nnz": sum(info.nnz for info in infos),
-            "collision_rate": vocabulary.collision_rate,
-        }
-        if self.told["n_empty_documents"]:
-            self.observer.warn(
-                f"{self.told['n_empty_documents']:,} documents hold no selected term; their W is zero"
-            )
+        self.account.tell(
+            n_documents=self.corpus.n_rows,
+            n_empty_documents=sum(info.n_empty for info in infos),
+            n_features=len(vocabulary),
+            nnz=sum(info.nnz for info in infos),
+            collision_rate=vocabulary.collision_rate,
+        )
         return infos
 
     def _problem(self, cluster: Cluster, vocabulary: Vocabulary, infos: list[BlockInfo]) -> Problem:
@@ -207,25 +237,27 @@ class Job:
         return Problem(
             StagedBlocks(files, int(cluster.memory_limit * CACHE_SHARE)),
             tuple(info.n_rows for info in infos),
-            Sizes(self.corpus.n_rows, len(vocabulary), self.told["nnz"], model.n_components),
+            Sizes(self.corpus.n_rows, len(vocabulary), self.account.told["nnz"], model.n_components),
             sum(info.total for info in infos),
             model,
         )
 
     def _fitted(self, tasks: Tasks, problem: Problem) -> Fitting:
         fitting = fitting_of(tasks, problem)
-        with self._timed("init"):
-            if not self._resumed(fitting):
+        with self.account.timed("init"):
+            checkpoint = self.checkpoints.resume(fitting)
+            if checkpoint is None:
                 fitting.begin()
-        with self._timed("fit", problem.model.max_iter):
+            else:
+                self.account.resumed_from = checkpoint
+                self.observer.inform(f"going on from checkpoint {checkpoint}")
+        with self.account.timed("fit", problem.model.max_iter):
             self._passes(fitting)
             fitting.finish()
-        rows = fitting.state.rows
-        self.told |= {
-            "n_iter": len(rows),
-            "stop_reason": fitting.state.stop_reason,
-            "reconstruction_err": rows[-1].reconstruction_err,
-        }
+        rows, reason = fitting.state.rows, fitting.state.stop_reason
+        self.account.tell(
+            n_iter=len(rows), stop_reason=reason, reconstruction_err=rows[-1].reconstruction_err
+        )
         return fitting
 
     def _passes(self, fitting: Fitting) -> None:
@@ -238,33 +270,18 @@ class Job:
                     self.observer.advance(row.iteration)
                 seen = len(fitting.state.rows)
                 if fitting.state.stop_reason is None and seen - saved >= self.settings.run.checkpoint_every:
-                    self._save(fitting)
+                    self.checkpoints.save(fitting)
                     saved = seen
+        except ClusterLost:
+            raise
         except (KeyboardInterrupt, NmfDaskError):
-            if seen > saved:
-                self._save(fitting)
+            if len(fitting.state.rows) > saved:
+                with suppress(NmfDaskError):  # why it stopped matters more
+                    self.checkpoints.save(fitting)
             raise
 
-    def _save(self, fitting: Fitting) -> None:
-        """A checkpoint; the ones before it go once it is whole."""
-        number = len(fitting.state.rows)
-        fitting.save(self.stage.checkpoint(number))
-        for name in (self.stage.folder / "checkpoints").list():
-            if name != self.stage.checkpoint(number).name:
-                (self.stage.folder / "checkpoints" / name).delete()
-
-    def _resumed(self, fitting: Fitting) -> bool:
-        checkpoints = self.stage.folder / "checkpoints"
-        for name in sorted(checkpoints.list(), reverse=True):
-            if (checkpoints / name / "state.json").exists():
-                fitting.load(checkpoints / name)
-                self.resumed_from = name
-                self.observer.inform(f"going on from checkpoint {name}")
-                return True
-        return False
-
     def _written(self, tasks: Tasks, vocabulary: Vocabulary, fitting: Fitting) -> None:
-        with self._timed("write", len(self.corpus.partitions), self.corpus.text_bytes):
+        with self.account.timed("write", len(self.corpus.partitions), self.corpus.text_bytes):
             outcome = tasks.fetch(tasks.call("H", _H_of, fitting.outcome()))
             H = np.ascontiguousarray(outcome[:, : self.settings.model.n_components].T)
             scale = np.ones(len(H), np.float32)
@@ -275,7 +292,7 @@ class Job:
             written = self._write_W(tasks, fitting, scale)
             self._write_H(vocabulary, H)
             self.run.convergence.write_parquet(convergence_table(fitting.state.rows))
-        self._tell_topics(H, written)
+        self.account.tell_topics(H.sum(axis=1, dtype=np.float64), written)
 
     def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
         settings = self.settings
@@ -299,33 +316,6 @@ class Job:
             self.run.h_part(index).write_parquet(table.slice(low, rows))
         self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
 
-    def _tell_topics(self, H: NDArray[np.float32], written: list[Written]) -> None:
-        weights = np.sum([one.weights for one in written], axis=0) * H.sum(axis=1, dtype=np.float64)
-        documents = np.sum([one.documents for one in written], axis=0)
-        total = float(np.sum(weights)) or 1.0
-        self.told["topics"] = [
-            {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
-            for t in range(len(H))
-        ]
-        self.told["dead_topics"] = [t for t in range(len(H)) if weights[t] <= 0]
-        if self.told["dead_topics"]:
-            self.observer.warn(f"topics without any document: {self.told['dead_topics']}; lower -k")
-
-    def _report(self, status: str) -> dict[str, Any]:
-        config = json.loads(redact(self.settings.model_dump_json()))
-        source = self.corpus.describe()
-        for file in source["files"]:
-            file["uri"] = redact(file["uri"])
-        return {
-            "status": status,
-            "config": config,
-            "versions": _versions(),
-            "input": source,
-            **self.told,
-            "stages": self.stages,
-            "resumed_from": self.resumed_from,
-        }
-
 
 def _same(value: Any) -> Any:
     return value
@@ -334,15 +324,3 @@ def _same(value: Any) -> Any:
 def _H_of(outcome: Any) -> NDArray[np.float32]:
     H: NDArray[np.float32] = outcome.HT
     return H
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-    from platform import python_version
-
-    names = ("dask", "distributed", "numba", "numpy", "pyarrow", "scikit-learn", "scipy")
-    return {
-        "nmf-dask": nmf_dask.__version__,
-        "python": python_version(),
-        **{name: version(name) for name in names},
-    }

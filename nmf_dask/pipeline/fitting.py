@@ -132,7 +132,10 @@ class Fitting(ABC):
         self.load(folder)
 
     def load(self, folder: Folder) -> None:
-        """Go on from a checkpoint: the files are the new roots, and lineage begins with them."""
+        """Go on from a checkpoint: the files are the new roots, and lineage begins with them.
+
+        Raises InputDataError where a file of it is missing or damaged.
+        """
         told = (folder / "state.json").read_json()
         rows = tuple(Pass(*row) for row in told.pop("rows"))
         batch = Batch()
@@ -141,7 +144,10 @@ class Fitting(ABC):
             for i in range(len(self.problem.strips))
         ]
         refs.append(batch.call("load", load_outcome, folder / "H.arrow", self.problem.fit))
-        *W, outcome = self.tasks.submit(batch, refs)
+        handles = self.tasks.submit(batch, refs)
+        for position in self.tasks.completed(handles):
+            self.tasks.check(handles[position])
+        *W, outcome = handles
         self.resume(W, FitState(outcome, rows=rows, **told))
 
 

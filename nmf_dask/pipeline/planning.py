@@ -9,7 +9,8 @@ from typing import Any
 from nmf_dask.config import Settings, parse_bytes, redact
 from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
-from nmf_dask.store import ModelFolder, check_id_name, run_id
+from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
+from nmf_dask.text.analysis import analysis_of
 
 MIB = 2**20
 BASE_BYTES = 350 * MIB  # an interpreter with Arrow, Dask and compiled kernels
@@ -89,9 +90,24 @@ def _size(n_bytes: int) -> str:
     raise AssertionError("unreachable")
 
 
+def with_stop_words(settings: Settings) -> Settings:
+    """The settings with the words of a file of stop words in place of its path.
+
+    So that workers, and whoever loads the model elsewhere, need no such file. Raises ConfigurationError where it
+    cannot be read.
+    """
+    vectorizer = settings.vectorizer
+    if not isinstance(vectorizer.stop_words, str) or vectorizer.stop_words == "english":
+        return settings
+    words = tuple(sorted(analysis_of(vectorizer).stop_words or ()))
+    vectorizer = vectorizer.model_copy(update={"stop_words": words})
+    return settings.model_copy(update={"vectorizer": vectorizer})
+
+
 def opened(settings: Settings) -> Corpus:
     """The corpus, checked against the settings before anything is started."""
     check_id_name(settings.corpus.id_column or "doc_id")
+    _check_apart(settings)
     corpus = open_corpus(settings.corpus)
     if corpus.n_rows < settings.model.n_components:
         raise InputDataError(
@@ -101,11 +117,33 @@ def opened(settings: Settings) -> Corpus:
     return corpus
 
 
+def _check_apart(settings: Settings) -> None:
+    """Refuse a model inside its own corpus, where the next run would read it as documents, and the reverse."""
+    model = _place(settings.output.output or "")
+    for text in settings.corpus.input:
+        place = _place(text)
+        if f"{model}/".startswith(f"{place}/"):
+            raise ConfigurationError(
+                f"the output {redact(model)} is in the input {redact(text)}: the next run would take the model "
+                f"for documents. Choose another output, or name the files by a glob, such as {redact(text)}/*.parquet"
+            )
+        if place.startswith(f"{model}/"):
+            raise ConfigurationError(
+                f"the input {redact(text)} is in the output {redact(model)}: choose another output"
+            )
+
+
+def _place(text: str) -> str:
+    folder = Folder(text)
+    return os.path.realpath(folder.uri) if folder.is_local else folder.uri.partition("?")[0].rstrip("/")
+
+
 def plan(settings: Settings) -> Plan:
     """What `fit` would do with these settings; reads footers only and writes nothing.
 
     Raises what `fit` raises for bad input, and ConfigurationError where the job cannot fit the memory.
     """
+    settings = with_stop_words(settings)
     corpus = opened(settings)
     folder = ModelFolder(settings.output.output or "")
     folder.check_usable()

@@ -1,0 +1,97 @@
+"""What run.json tells of a fit, whole or broken off."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+import numpy as np
+
+import nmf_dask
+from nmf_dask.config import Settings, redact
+from nmf_dask.corpus import Corpus
+from nmf_dask.errors import NmfDaskError
+from nmf_dask.observer import Observer
+from nmf_dask.pipeline.stages import Written
+
+# Null where a run broke off before it was known.
+_KEYS = (
+    "n_documents", "n_null_texts", "n_invalid_utf8", "n_empty_documents", "n_features", "nnz", "collision_rate",
+    "n_iter", "stop_reason", "reconstruction_err", "topics", "dead_topics", "peak_memory", "workers_lost",
+)  # fmt: skip
+_PACKAGES = ("dask", "distributed", "numba", "numpy", "pyarrow", "scikit-learn", "scipy")
+
+
+class Account:
+    """Gathers, stage by stage, what run.json tells."""
+
+    def __init__(self, settings: Settings, corpus: Corpus, observer: Observer) -> None:
+        self.settings = settings
+        self.corpus = corpus
+        self.observer = observer
+        self.told: dict[str, Any] = dict.fromkeys(_KEYS)
+        self.stages: dict[str, dict[str, float]] = {}
+        self.resumed_from: str | None = None
+
+    @contextmanager
+    def timed(self, stage: str, total: int | None = None, n_bytes: int = 0) -> Iterator[None]:
+        """A stage, for the length of a `with`: the observer hears of it, run.json keeps its seconds and bytes."""
+        started = time.perf_counter()
+        self.observer.stage(stage, total)
+        try:
+            yield
+        finally:
+            self.stages[stage] = {"seconds": time.perf_counter() - started, "bytes": n_bytes}
+
+    def tell(self, **facts: Any) -> None:
+        """Take facts in; the user hears of those that are survived."""
+        self.told |= facts
+        for key, message in (
+            ("n_null_texts", "{:,} documents have no text (null); they count as empty"),
+            ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD"),
+            ("n_empty_documents", "{:,} documents hold no selected term; their W is zero"),
+            ("dead_topics", "topics without any document: {}; lower -k"),
+            ("workers_lost", "{:,} workers were lost; their work was done again"),
+        ):
+            if facts.get(key):
+                self.observer.warn(message.format(facts[key]))
+
+    def tell_topics(self, H_sums: Any, written: list[Written]) -> None:
+        """The share of each topic, from the sums of the rows of H and what was written of W."""
+        weights = np.sum([one.weights for one in written], axis=0) * H_sums
+        documents = np.sum([one.documents for one in written], axis=0)
+        total = float(np.sum(weights)) or 1.0
+        topics = [
+            {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
+            for t in range(len(weights))
+        ]
+        self.tell(topics=topics, dead_topics=[t for t in range(len(weights)) if weights[t] <= 0])
+
+    def report(self, status: str, error: BaseException | None = None) -> dict[str, Any]:
+        """Content of run.json, without credentials."""
+        source = self.corpus.describe()
+        for file in source["files"]:
+            file["uri"] = redact(file["uri"])
+        report = {
+            "status": status,
+            "config": json.loads(redact(self.settings.model_dump_json())),
+            "versions": _versions(),
+            "input": source,
+            **self.told,
+            "stages": self.stages,
+            "resumed_from": self.resumed_from,
+        }
+        if error is not None:
+            known = isinstance(error, NmfDaskError)
+            report["error"] = redact(str(error) if known else f"{type(error).__name__}: {error}")
+        return report
+
+
+def _versions() -> dict[str, str]:
+    own = {"nmf-dask": nmf_dask.__version__, "python": python_version()}
+    return own | {name: version(name) for name in _PACKAGES}

@@ -1,0 +1,194 @@
+"""One partitioning, one result: the same bytes of H wherever a job runs, and on whichever path it is fitted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import nmf_dask.cluster
+from nmf_dask import fit
+from nmf_dask.errors import RetryableError
+from nmf_dask.observer import Observer
+from nmf_dask.pipeline import fitting
+from tests.corpora import corpus_folder
+from tests.small_corpora import (
+    assert_written_loss,
+    environment,
+    files_of,
+    generated_texts,
+    h_bytes,
+    run_command,
+    settings_of,
+    write_corpus,
+)
+
+TEXTS = generated_texts(600)
+SMALL = {"partition_bytes": 9000}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"), TEXTS, 3)
+
+
+@contextmanager
+def dask_cluster(folder: Path, *worker_options: str, n_workers: int = 2, **more: str):
+    """A scheduler and workers as processes on the loopback; gives the scheduler file and the processes."""
+    file = folder / "scheduler.json"
+    options = ["--host", "127.0.0.1", "--no-dashboard"]
+    commands = [["scheduler", "--port", "0", "--scheduler-file", str(file), *options]]
+    for _ in range(n_workers):
+        local = ["--local-directory", str(folder), "--nthreads", "1"]
+        commands.append(["worker", "--scheduler-file", str(file), *options, *local, *worker_options])
+    log = (folder / "cluster.log").open("w")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *command], stdout=log, stderr=log, cwd=folder, env=environment(**more),
+            start_new_session=True,
+        )
+        for command in commands
+    ]  # fmt: skip
+    try:
+        yield file, processes
+    finally:
+        for process in processes:
+            os.killpg(process.pid, signal.SIGKILL)
+        for process in processes:
+            process.wait()
+        log.close()
+
+
+class Heard(Observer):
+    def __init__(self) -> None:
+        self.where: tuple[int, int] | None = None
+
+    def connected(self, workers, threads, dashboard):
+        self.where = (workers, threads)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory, corpus):
+    """H's weights of the job in this process, of both paths."""
+    folder = tmp_path_factory.mktemp("expected")
+    one = fit(settings_of(corpus, folder / "one", corpus=SMALL))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "ONE_TASK_BYTES", 0)
+        patch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+        many = fit(settings_of(corpus, folder / "many", corpus=SMALL))
+    assert one.run["input"]["n_partitions"] >= 6
+    return h_bytes(one.uri), h_bytes(many.uri)
+
+
+@pytest.mark.parametrize(
+    "cluster", [{"threads_per_worker": 1}, {"threads_per_worker": 4}, {"workers": 2}], ids=str
+)
+def test_own_clusters_write_the_same_bytes(tmp_path, corpus, expected, monkeypatch, cluster):
+    heard = Heard()
+    one = fit(settings_of(corpus, tmp_path / "one", corpus=SMALL, cluster=cluster), heard)
+    assert h_bytes(one.uri) == expected[0]
+    workers = cluster.get("workers", 1)
+    assert heard.where == (workers, cluster.get("threads_per_worker", max(1, _cores() // workers)) * workers)
+    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+    many = fit(settings_of(corpus, tmp_path / "many", corpus=SMALL, cluster=cluster))
+    assert h_bytes(many.uri) == expected[1]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def test_a_running_cluster_by_address_and_by_file(tmp_path, corpus, expected):
+    with dask_cluster(tmp_path) as (file, _):
+        by_file = run_command(
+            "fit", "--input", corpus, "--output", tmp_path / "file", "--id-column", "doc_id", "-k", 5,
+            "--set", "corpus.partition_bytes=9000", "--scheduler", file, "--workers", 2,
+        )  # fmt: skip
+        assert by_file.returncode == 0, by_file.stderr
+        assert "2 workers, 2 threads" in by_file.stderr
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tcp://")
+        heard = Heard()
+        by_address = fit(
+            settings_of(corpus, tmp_path / "tcp", corpus=SMALL, cluster={"scheduler": address}), heard
+        )
+        assert heard.where is not None
+        log = (tmp_path / "cluster.log").read_text()
+    [run] = (tmp_path / "file" / "runs").iterdir()
+    assert h_bytes(run) == h_bytes(by_address.uri) == expected[0]
+    for text in (by_file.stderr, log):
+        assert "Traceback" not in text
+        assert "aligned" not in text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {}, {"solver": "mu"}, {"init": "random"}, {"beta_loss": "kullback-leibler", "max_iter": 40},
+        {"sweeps": 1, "rounds": 1, "solver": "mu", "max_iter": 30},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_many_tasks_are_as_good_as_one(tmp_path, corpus, monkeypatch, model):
+    one = fit(settings_of(corpus, tmp_path / "one", corpus=SMALL, model=model))
+    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 3000)
+    settings = settings_of(corpus, tmp_path / "many", corpus=SMALL, model=model)
+    many = fit(settings)
+    assert_written_loss(many.run, many.uri, TEXTS, settings)
+    assert many.run["reconstruction_err"] <= one.run["reconstruction_err"] * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("name", ["20newsgroups", "arxiv-abstracts-demo", "udhr-articles"])
+def test_many_tasks_on_real_corpora(tmp_path, monkeypatch, name):
+    corpus = corpus_folder(name)
+    one = fit(settings_of(corpus, tmp_path / "one", model={"n_components": 10}))
+    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 100_000)
+    many = fit(settings_of(corpus, tmp_path / "many", model={"n_components": 10}))
+    assert many.run["reconstruction_err"] <= one.run["reconstruction_err"] * (1 + 1e-3)
+
+
+class Counting(Observer):
+    """Counts the tasks that the scheduler knows after each pass."""
+
+    def __init__(self) -> None:
+        self.tasks: list[int] = []
+
+    def passed(self, row):
+        from distributed import default_client
+
+        scheduler = default_client().cluster.scheduler
+        self.tasks.append(len(scheduler.tasks))
+
+
+def test_lineage_does_not_grow(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr(fitting, "strip_count", lambda sizes, beta_loss: 8, raising=True)
+    counting = Counting()
+    model = {"max_iter": 60, "tol": 0.0, "beta_loss": "kullback-leibler"}
+    result = fit(settings_of(corpus, tmp_path / "m", model=model), counting)
+    assert result.run["n_iter"] == len(counting.tasks) == 60
+    assert max(counting.tasks[30:]) <= max(counting.tasks[:30])
+    assert max(counting.tasks) < 300
+    print(f"{max(counting.tasks)} tasks at most")
+
+
+def test_a_scheduler_that_is_not_there(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(nmf_dask.cluster, "CONNECT_SECONDS", 1)
+    settings = settings_of(corpus, tmp_path / "m", cluster={"scheduler": "tcp://127.0.0.1:9"})
+    with pytest.raises(
+        RetryableError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .* after 1 s"
+    ):
+        fit(settings)
+    [told] = [
+        json.loads(file) for name, file in files_of(tmp_path / "m").items() if name.endswith("run.json")
+    ]
+    assert told["status"] == "failed"
+    assert "tcp://127.0.0.1:9" in told["error"]
+    assert "LOCK" not in files_of(tmp_path / "m")
