@@ -1,4 +1,4 @@
-"""Make corpus C: a corpus repeated to a number of bytes, so that no document stands twice.
+"""Make corpus C: a corpus repeated to a number of bytes, so that no document stands twice (but where it did before).
 
 Each copy's ids carry its number, and a share of the words of a copy change places at random between its documents. The
 first copy is the corpus itself. The same corpus and options give the same files.
@@ -7,6 +7,7 @@ first copy is the corpus itself. The same corpus and options give the same files
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EXCHANGED = 0.15  # of the words: rows differ, and topics are still there
+ALWAYS = 2  # of the first words of each text
 
 
 def make(
@@ -70,11 +72,15 @@ def _exchange(texts: pa.ChunkedArray, seed: int, share: float) -> pa.Array:
 
     split = pc.utf8_split_whitespace(pa.concat_arrays(texts.chunks))
     words = split.flatten()
+    offsets = split.offsets.to_numpy() - split.offsets[0].as_py()
     rng = np.random.default_rng(seed)
-    chosen = np.flatnonzero(rng.random(len(words)) < share)
+    drawn = rng.random(len(words)) < share
+    for place in range(ALWAYS):  # a short text might else stay as it was
+        at = offsets[:-1] + place
+        drawn[at[at < offsets[1:]]] = True
+    chosen = np.flatnonzero(drawn)
     places = np.arange(len(words))
     places[chosen] = rng.permutation(chosen)
-    offsets = split.offsets.to_numpy() - split.offsets[0].as_py()
     exchanged = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), words.take(pa.array(places)))
     return pc.binary_join(exchanged, " ")
 
@@ -84,7 +90,7 @@ def _cut(tables: Iterator[pa.Table], cuts: list[int]) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     held, low = next(tables), 0
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in itertools.pairwise(cuts):
         while low + held.num_rows < stop:
             held = pa.concat_tables([held, next(tables)])
         yield held.slice(start - low, stop - start)
