@@ -8,6 +8,7 @@ row.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,7 +116,7 @@ class RandomW:
 
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Any, sums: Total) -> None:
         # The rows' own values tell runs of equal position in different blocks apart.
-        content = int(X.indptr[stop] - X.indptr[start])
+        content = zlib.crc32(X.data[X.indptr[start] : X.indptr[stop]][:4096].tobytes())
         rng = np.random.default_rng([self.seed, start, stop, content])
         W[:, : self.n_components] = np.abs(rng.standard_normal((stop - start, self.n_components), np.float32))
         W *= np.float32(self.scale)
@@ -157,7 +158,7 @@ def nndsvd_start(blocks: Blocks, seed: int, mean: float, fill_zeros: bool) -> Fl
     k, kp = blocks.sizes.n_components, blocks.sizes.kp
     sigma, V = _singular_vectors(blocks, seed)
     U_map = np.zeros((len(V), kp), np.float32)
-    U_map[:, :k] = V / np.maximum(sigma, np.finfo(np.float32).tiny)
+    U_map[:, :k] = V / np.where(sigma > 0, sigma, np.inf)
     squares = blocks.fetch(blocks.visit(SquaredSides(), read_only(aligned(U_map), np.float32))).value[:, :k]
     fill = mean if fill_zeros else 0.0
     HT, side = _sides(sigma, V, squares, fill, kp)
@@ -180,7 +181,9 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     projected = (K.T @ AK).astype(np.float64)
     values, vectors = np.linalg.eigh((projected + projected.T) / 2)
     largest = np.argsort(-values)[: sizes.n_components]
-    sigma = np.sqrt(np.maximum(values[largest], 0.0) * share.of)
+    # Values under a millionth of the largest, squared, are rounding; so is what they would be divided into.
+    values = np.where(values > 1e-12 * values.max(), values, 0.0)
+    sigma = np.sqrt(values[largest] * share.of)
     V = K @ vectors[:, largest].astype(np.float32)
     return _padded(sigma, V, sizes.n_components)
 
@@ -215,9 +218,8 @@ def _cholesky_qr(Q: Floats) -> Floats:
 
     Its error grows with the square of the condition number, which doing it twice mends (Yamamoto et al., 2015).
     """
-    gram = Q.T.astype(np.float64) @ Q
     try:
-        R = np.linalg.cholesky(gram).T
+        R = np.linalg.cholesky(Q.T.astype(np.float64) @ Q).T
     except np.linalg.LinAlgError:
         return np.asarray(np.linalg.qr(Q)[0], np.float32)
     return Q @ np.linalg.inv(R).astype(np.float32)

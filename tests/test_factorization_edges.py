@@ -113,8 +113,12 @@ def test_the_size_of_the_values_makes_no_difference(loss: str, scale: float, rou
     """Weights of 1e-6 or 1e6: a floor that bites, or a sum that overflows, would end at another loss."""
     X = text_like(200, 80, 5, 2)
 
+    rng = np.random.default_rng(0)
+    W, H = rng.random((200, 5)), rng.random((5, 80))
+
     def relative(X: Any) -> float:
-        result = fitted(X, loss, 5, init="random", max_iter=40, tol=0, rounds=rounds)
+        size = np.sqrt(X.mean() / 5)
+        result = fitted(X, loss, 5, (size * W, size * H), max_iter=40, tol=0, rounds=rounds)
         # The divergence scales as X for KL and as X² for Frobenius; what is told is its root.
         return result.rows[-1].reconstruction_err / (np.sqrt(X.sum()) if "KL" in loss else frobenius_norm(X))
 
