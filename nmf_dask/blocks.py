@@ -88,7 +88,7 @@ def cut_strips(block_rows: Sequence[int], n_strips: int) -> list[tuple[Run, ...]
         runs = (
             Run(block, max(low, first) - first, min(high, last) - first)
             for block, (first, last) in enumerate(itertools.pairwise(starts))
-            if first < high and last > low
+            if max(low, first) < min(high, last)
         )
         strips.append(tuple(runs))
     return strips
