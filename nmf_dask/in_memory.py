@@ -44,7 +44,12 @@ def factorize(
     for random. Raises ValueError where the arrays do not fit each other, and for values that are negative or not
     finite in float32.
     """
-    csr = frozen(from_scipy(X))
+    if len(np.shape(X)) != 2 or 0 in np.shape(X):
+        raise ValueError(
+            f"X has shape {np.shape(X)}; a matrix (n, m) of one row and column at least is asked for"
+        )
+    with np.errstate(over="ignore"):  # infinities are refused
+        csr = frozen(from_scipy(X))
     _check_values("X", csr.data)
     if (W is None) != (H is None):
         raise ValueError(f"{'W' if H is None else 'H'} alone is given; a start needs W and H, or neither")
@@ -83,13 +88,15 @@ def _custom_start(blocks: LocalBlocks, W: NDArray[Any], H: NDArray[Any]) -> Floa
         raise ValueError(
             f"W has shape {W.shape} and H {H.shape}; X and n_components ask for {(n, k)} and {(k, m)}"
         )
-    for name, values in (("W", W), ("H", H)):
-        _check_values(name, values.astype(np.float32))
-    padded, low = pad_H(np.asarray(W).T), 0
+    with np.errstate(over="ignore"):
+        W, H = np.asarray(W, np.float32), np.asarray(H, np.float32)
+    _check_values("W", W)
+    _check_values("H", H)
+    padded, low = pad_H(W.T), 0
     for own in blocks.W:
         own[:] = padded[low : low + len(own)]
         low += len(own)
-    return pad_H(np.asarray(H))
+    return pad_H(H)
 
 
 def fold_in(X: Csr, HT: Floats, model: ModelSettings) -> Floats:

@@ -29,8 +29,9 @@ def text_like(n: int, m: int, topics: int, seed: int, length: int = 40) -> sp.cs
     counts = sp.csr_array(np.array([rng.multinomial(length, p) for p in terms], dtype=np.float64))
     document_frequency = np.bincount(counts.indices, minlength=m)
     counts.data *= np.log((1 + n) / (1 + document_frequency))[counts.indices] + 1
-    norms = np.sqrt(np.asarray(counts.multiply(counts).sum(axis=1)))
-    return sp.csr_array(sp.diags_array(1 / norms) @ counts)
+    norms = np.sqrt(np.asarray(counts.power(2).sum(axis=1)))
+    counts.data /= np.repeat(norms, np.diff(counts.indptr))
+    return counts
 
 
 @dataclass(frozen=True)
