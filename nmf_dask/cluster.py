@@ -53,12 +53,13 @@ class Cluster:
         """Workers that went while the job ran, without having been told to."""
         return len(self._lost)
 
-    def peak_memory(self) -> int:
-        """Peak of resident bytes of the largest worker that is alive; 0 where none answers."""
+    def peak_memory(self) -> dict[str, int]:
+        """Peaks of resident bytes: of this process, and of the largest worker that is alive (0: none answers)."""
         try:
-            return max(self.client.run(peak_rss).values(), default=0)
+            largest = max(self.client.run(peak_rss).values(), default=0)
         except (OSError, TimeoutError, ValueError):
-            return 0
+            largest = 0
+        return {"driver": peak_rss(), "largest_worker": largest}
 
 
 def peak_rss() -> int:
@@ -79,6 +80,8 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
         "distributed.admin.tick.limit": "20s",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
     }
+    worker_log = logging.getLogger("distributed.worker")
+    worker_log.addFilter(_is_news)
     with dask.config.set(quiet):
         own = settings.scheduler is None
         client = _embedded(settings) if own else _existing(settings.scheduler or "", settings.workers)
@@ -86,6 +89,12 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
             yield _described(client, own, in_process=own and settings.workers is None)
         finally:
             _close(client, own)
+            worker_log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether to show a record: what a task raised is told by the job, without a traceback."""
+    return not str(record.msg).startswith("Compute Failed")
 
 
 def _embedded(settings: ClusterSettings) -> Client:

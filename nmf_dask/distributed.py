@@ -21,22 +21,13 @@ from distributed.scheduler import KilledWorker
 from numpy.typing import NDArray
 
 from nmf_dask.blocks import ALL, Blocks, Run, Share, Sizes, Step, add_tree, strip_rows, visit_strip
-from nmf_dask.errors import RetryableError
 from nmf_dask.kernels.matrices import Csr, aligned, zeros
-from nmf_dask.tasks import Batch, Ref, Tasks
+from nmf_dask.tasks import Batch, ClusterLost, Ref, TaskKilledWorkers, Tasks
 
 Weights = NDArray[np.float32]
 MOST_RETRIES = (
     1  # of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count
 )
-
-
-class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster first, an error second
-    """The scheduler is gone: nothing more can be asked of it."""
-
-
-class TaskKilledWorkers(RetryableError):  # noqa: N818 - as above
-    """A task after which one worker after the other was gone."""
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Stage:
         return self.checkpoints / f"pass-{iteration:05d}"
 
 
-_NO_TERMS = pa.table({"bucket": pa.array([], pa.int32()), "term": pa.array([], pa.string())})
+_TERMS = pa.schema([("bucket", pa.int32()), ("term", pa.string())])
 
 
 def write_counts(file: Folder, counts: Counts) -> None:
@@ -75,7 +75,7 @@ def read_counts(file: Folder) -> Counts:
     """Staged counts, without terms; raises StageDamaged."""
     arrays = read_arrays(file)
     n_invalid = int(arrays.pop("n_invalid")[0])
-    return Counts(**arrays, terms=_NO_TERMS, n_invalid=n_invalid)
+    return Counts(**arrays, terms=_TERMS.empty_table(), n_invalid=n_invalid)
 
 
 def write_block(file: Folder, X: Csr) -> None:

@@ -6,6 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from nmf_dask.errors import RetryableError
+
+
+class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster first, an error second
+    """Whoever ran the tasks is gone: nothing more can be asked of it."""
+
+
+class TaskKilledWorkers(RetryableError):  # noqa: N818 - as above
+    """A task after which one worker after the other was gone."""
+
 
 class Ref(str):
     """Name of a call in a batch, standing for its result among the arguments of later calls."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from nmf_dask.blocks import FAN_IN, Sizes
-from nmf_dask.cluster import Cluster, connected, peak_rss
 from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus
-from nmf_dask.distributed import ClusterLost, TaskKilledWorkers
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
@@ -43,8 +41,11 @@ from nmf_dask.store import (
     run_id,
     topics_table,
 )
-from nmf_dask.tasks import Batch, Tasks
+from nmf_dask.tasks import Batch, ClusterLost, TaskKilledWorkers, Tasks
 from nmf_dask.vocabulary import Vocabulary, merge, select
+
+if TYPE_CHECKING:
+    from nmf_dask.cluster import Cluster
 
 CACHE_SHARE = 0.3  # of a worker's memory, for blocks that are read again every pass
 H_PART_BYTES = 256 * 2**20
@@ -112,6 +113,8 @@ class Job:
 
     def done(self) -> FitResult:
         """Run the job, and commit it; run.json tells of a failure too."""
+        from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
+
         if self.settings.run.resume == "never":
             self.stage.folder.delete()
         self.run.begin()
@@ -147,10 +150,10 @@ class Job:
             infos = self._blocks(cluster.tasks, vocabulary)
             fitting = self._fitted(cluster.tasks, self._problem(cluster, vocabulary, infos))
             self._written(cluster.tasks, vocabulary, fitting)
-            largest = cluster.peak_memory()
+            peak_memory = cluster.peak_memory()
         finally:
             self.account.tell(workers_lost=cluster.lost())
-        self.account.tell(peak_memory={"driver": peak_rss(), "largest_worker": largest})
+        self.account.tell(peak_memory=peak_memory)
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings
@@ -172,6 +175,7 @@ class Job:
             vocabulary: Vocabulary = tasks.fetch(
                 tasks.call("select", select, merged, self.settings.vectorizer)
             )
+        _check_enough(len(vocabulary), self.settings.model.n_components)
         self.stage.vocabulary.write_parquet(vocabulary.to_table())
         self.stage.counted.write_json(numbers)
         return vocabulary
@@ -315,6 +319,14 @@ class Job:
         for index, low in enumerate(range(0, table.num_rows, rows)):
             self.run.h_part(index).write_parquet(table.slice(low, rows))
         self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
+
+
+def _check_enough(n_features: int, n_components: int) -> None:
+    if n_features < n_components:
+        raise InputDataError(
+            f"{n_features} features are left for {n_components} topics: lower -k, or let more terms in "
+            "(min_df lower, max_df higher, max_features higher)"
+        )
 
 
 def _same(value: Any) -> Any:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
-from nmf_dask.distributed import TaskBlocks
-from nmf_dask.errors import InputDataError
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome
 from nmf_dask.initialization import start
 from nmf_dask.observer import Pass
@@ -264,6 +262,8 @@ class ManyTasks(Fitting):
     """A large fit: a sample is fitted first, in one task, then all rows are, a task a strip."""
 
     def __init__(self, tasks: Tasks, problem: Problem) -> None:
+        from nmf_dask.distributed import TaskBlocks  # it brings Dask, which bad input need not wait for
+
         super().__init__(tasks, problem)
         self._fit = replace(problem.fit, first=()) if not is_plain(problem.model) else problem.fit
         self._blocks = TaskBlocks(tasks, problem.blocks, problem.sizes, problem.strips, [])
@@ -313,11 +313,5 @@ def _factor_of(outcome: Outcome) -> Any:
 
 
 def fitting_of(tasks: Tasks, problem: Problem) -> Fitting:
-    """The way to fit that the sizes ask for. Raises InputDataError for fewer features than topics."""
-    sizes = problem.sizes
-    if sizes.n_features < sizes.n_components:
-        raise InputDataError(
-            f"{sizes.n_features} features are left for {sizes.n_components} topics: lower -k, or let more terms in "
-            "(min_df lower, max_df higher, max_features higher)"
-        )
+    """The way to fit that the sizes ask for."""
     return (OneTask if problem.fits_one_task else ManyTasks)(tasks, problem)
