@@ -1,0 +1,150 @@
+"""A whole job of the pipeline in a child, on a cluster of some shape or on a pool of threads without Dask."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from nmf_dask.observer import Observer
+from tests.benchmarks.measuring import MeasuredError
+
+STAGES = ("count", "select", "weigh", "init", "fit", "write")
+POOL_MEMORY = 8 * 2**30
+
+
+def run_job(
+    corpus: str,
+    text_column: str,
+    terms: Mapping[str, Any],
+    model: Mapping[str, Any],
+    cluster: Mapping[str, int],
+    partition_bytes: int = 64 * 2**20,
+    many_tasks: bool = False,
+) -> dict[str, Any]:
+    """A child: `nmf_dask.fit`, with the seconds of its stages and the bytes that moved between workers.
+
+    `cluster` is `{"pool": threads}`, or settings of nmf_dask's cluster. With `many_tasks` a fit is spread over workers
+    however small it is.
+    """
+    from nmf_dask import Settings, fit
+
+    settings = Settings(
+        corpus={"input": corpus, "text_column": text_column, "partition_bytes": partition_bytes},
+        vectorizer=dict(terms),
+        model=dict(model),
+        cluster={} if "pool" in cluster else dict(cluster),
+    )
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
+        settings = settings.model_copy(
+            update={"output": settings.output.model_copy(update={"output": f"{folder}/model"})}
+        )
+        if many_tasks:
+            patches.enter_context(mock.patch("nmf_dask.pipeline.fitting.ONE_TASK_BYTES", 0))
+        traffic = Traffic()
+        patches.enter_context(mock.patch("nmf_dask.cluster.connected", _connecting(cluster, traffic)))
+        patches.enter_context(traffic.counted_visits())
+        run = fit(settings, traffic).run
+        H = next(Path(folder).glob("model/runs/*/H/part-00000.parquet")).read_bytes()
+    stages = {name: run["stages"][name]["seconds"] for name in STAGES}
+    return {
+        **stages,
+        "all": sum(stages.values()),
+        "passes": run["n_iter"],
+        "loss": run["reconstruction_err"],
+        "n_documents": run["n_documents"],
+        "n_features": run["n_features"],
+        "nnz": run["nnz"],
+        "H": hashlib.sha256(H).hexdigest()[:12],
+        "largest_worker": run["peak_memory"]["largest_worker"],
+        **traffic.told(),
+    }
+
+
+def _connecting(cluster: Mapping[str, int], traffic: Traffic) -> Callable[[Any], Any]:
+    """What takes the place of `nmf_dask.cluster.connected`: the same, listened to, or a pool."""
+    from nmf_dask.cluster import connected
+
+    @contextmanager
+    def listened(settings: Any) -> Iterator[Any]:
+        if "pool" in cluster:
+            from tests.benchmarks.pool import pool_cluster
+
+            with pool_cluster(cluster["pool"], POOL_MEMORY) as made:
+                warm_up()
+                yield made
+            return
+        with connected(settings) as made:
+            traffic.client = made.client
+            made.client.run(warm_up)
+            yield made
+
+    return listened
+
+
+def warm_up() -> None:
+    """Import what tasks need and meet the kernels once: a worker's first seconds belong to its start."""
+    import numpy as np
+    import pyarrow as pa
+
+    from nmf_dask.config import ModelSettings, VectorizerSettings
+    from nmf_dask.in_memory import factorize
+    from nmf_dask.pipeline import stages
+    from nmf_dask.text import count_texts
+    from nmf_dask.vocabulary import TermTable, merge, select, weigh
+
+    assert stages
+    settings = VectorizerSettings(min_df=1, max_df=1.0)
+    counts = count_texts(pa.array(["words of a text", "a text of more words"]), settings)
+    tables = [TermTable.of(counts)] * 2
+    weigh(counts, select(merge(tables), settings), settings)
+    X = np.random.default_rng(0).random((40, 20), np.float32)
+    for beta_loss in ("frobenius", "kullback-leibler"):
+        factorize(X, ModelSettings(n_components=4, max_iter=12, beta_loss=beta_loss))
+
+
+class Traffic(Observer):
+    """Bytes between workers during the fit, as their own logs of transfers tell, and visits of all strips."""
+
+    def __init__(self) -> None:
+        self.client: Any = None
+        self.visits = 0
+        self._marks: dict[str, tuple[int, int, int]] = {}
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if self.client is not None and name in ("fit", "write"):
+            received, sent = zip(*self.client.run(_moved).values(), strict=True)
+            self._marks[name] = (sum(received), sum(sent), self.visits)
+
+    @contextmanager
+    def counted_visits(self) -> Iterator[None]:
+        from nmf_dask.distributed import TaskBlocks
+
+        visit = TaskBlocks.visit
+
+        def counted(blocks: TaskBlocks, *arguments: Any, **named: Any) -> Any:
+            self.visits += 1
+            return visit(blocks, *arguments, **named)
+
+        with mock.patch.object(TaskBlocks, "visit", counted):
+            yield
+
+    def told(self) -> dict[str, Any]:
+        if len(self._marks) < 2:
+            return {"bytes_between_workers": None, "bytes_sent": None, "rounds": None}
+        received, sent, rounds = (
+            after - before for before, after in zip(self._marks["fit"], self._marks["write"], strict=True)
+        )
+        return {"bytes_between_workers": received, "bytes_sent": sent, "rounds": rounds}
+
+
+def _moved(dask_worker: Any) -> tuple[int, int]:
+    """Bytes that a worker has got from others, and has sent to anyone."""
+    log = dask_worker.transfer_incoming_log
+    if len(log) == log.maxlen:
+        raise MeasuredError("the log of transfers is full; fit fewer passes")
+    return sum(entry["total"] for entry in log), dask_worker.transfer_outgoing_bytes_total
