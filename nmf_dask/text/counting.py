@@ -1,6 +1,6 @@
 """Strings to hashed counts, by compiled code that reads Arrow's buffers where they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,12 @@ from nmf_dask.text.reference import count_by_analyzer
 from nmf_dask.text.terms import (
     BLOCK,
     PADDING,
-    RECORD,
     Progress,
     Tally,
     count_block,
     empty_tally,
     fill_slots,
+    murmur_terms,
     new_progress,
     with_room,
 )
@@ -49,9 +49,11 @@ def count_texts(texts: Any, settings: VectorizerSettings) -> Counts:
     n_documents = sum(len(part.begins) for part in parts)
     indptr = np.zeros(n_documents + 1, np.int64)
     tally = _tally(parts, analysis, indptr[1:])
-    n_terms, nnz = tally.sizes.tolist()
-    hashes = tally.records[2 : RECORD * n_terms : RECORD] & 0xFFFFFFFF
-    terms = term_strings(tally.places[: n_terms + 1], tally.arena)
+    n_terms, nnz, n_stops = tally.sizes.tolist()
+    places = tally.places[n_stops : n_terms + 1]
+    hashes = murmur_terms(places, tally.arena)
+    tally.indices[:nnz] -= n_stops
+    terms = term_strings(places, tally.arena)
     return counts_by_bucket(
         indptr, tally.indices[:nnz], tally.counts[:nnz], hashes, terms, settings.n_features, n_invalid
     )
@@ -65,7 +67,11 @@ def _tally(parts: Sequence[Documents], analysis: Analysis, ends: NDArray[np.int6
     n_bytes = sum(int((part.ends - part.begins).sum()) for part in parts)
     shortest, longest = settings.ngram_range
     tally = empty_tally(n_bytes, longest - shortest + 1)
-    stops = _stop_table(analysis.stop_words)
+    stops = _small(_with_words(empty_tally(0, 0), analysis.stop_words or ()))
+    if longest == 1 and stops.sizes[2]:
+        # One search for a word tells both whether it is counted and as what.
+        tally = _with_words(tally, analysis.stop_words or ())
+        stops = empty_tally(0, 0)
     done = 0
     for part in parts:
         row_ends = ends[done : done + len(part.begins)]
@@ -100,16 +106,22 @@ def _room(part: Documents, fold: Fold, first_row: int) -> int:
     return room
 
 
-def _stop_table(words: frozenset[str] | None) -> Tally:
-    """The stop words as a tally of their own, small enough to stay in the nearest cache."""
-    contents = [word.encode("utf-8", "surrogatepass") for word in sorted(words or ())]
+def _with_words(tally: Tally, words: Collection[str]) -> Tally:
+    """An empty tally with stop words as its first terms, which are not counted."""
+    contents = [word.encode("utf-8", "surrogatepass") for word in sorted(words)]
     buffer = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8).copy()
     ends = np.cumsum([len(content) for content in contents], dtype=np.int64)
     begins = np.append(0, ends)[:-1]
-    tally = with_room(empty_tally(0, 0), len(buffer))
     for first in range(0, len(contents), BLOCK):
         tally = with_room(tally, len(buffer))
         count_block(tally, buffer, begins[first:], ends[first:], min(BLOCK, len(contents) - first), 0)
-    slots = np.zeros(2 ** (4 * len(contents)).bit_length(), np.int64)
-    fill_slots(slots, tally.records, len(contents))
+    tally.sizes[1:] = 0, tally.sizes[0]
+    return tally
+
+
+def _small(tally: Tally) -> Tally:
+    """The same terms in a table small enough to stay in the nearest cache."""
+    n_terms = int(tally.sizes[0])
+    slots = np.zeros(2 ** (4 * n_terms).bit_length(), np.int64)
+    fill_slots(slots, tally.records, n_terms)
     return tally._replace(slots=slots)

@@ -1,8 +1,8 @@
 """The table of distinct terms and the rows of counts, as compiled code fills them.
 
-A term is a range of bytes. Its murmur hash finds it in an open-addressing table, its bytes decide: two terms
-of one hash stay two terms. What depends on the text is computed without branches where it can be: a wrong guess
-of the processor costs as much as the hash of a word. Hot loops index by unsigned numbers, since numba tests
+A term is a range of bytes. A quick hash finds it in an open-addressing table, its bytes decide: two terms of one
+hash stay two terms. The murmur hash, which names the bucket, is for distinct terms alone. What depends on the text
+is computed without branches where it can be: a wrong guess of the processor costs as much as a word. Hot loops index by unsigned numbers, since numba tests
 signed ones for "from the end"; and they call nothing with an array, since numba counts references around a call.
 """
 
@@ -20,6 +20,9 @@ PADDING = 24
 BLOCK = 4096
 # Four numbers a term: bytes 0-7, bytes 8-15 (zero padded), length and hash, and where it was counted last.
 RECORD = 4
+# Factors of the quick hash: any odd numbers without a pattern.
+_ODD, _OTHER_ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+_HALF = np.uint64(32)
 
 
 class Tally(NamedTuple):
@@ -31,7 +34,7 @@ class Tally(NamedTuple):
     arena: NDArray[np.uint8]  # the terms' bytes, one after the other, in order of their first appearance
     indices: NDArray[np.int32]  # (nnz,) number of the term
     counts: NDArray[np.int32]  # (nnz,)
-    sizes: NDArray[np.int64]  # (2,) terms, nnz
+    sizes: NDArray[np.int64]  # (3,) terms, nnz, how many of the first terms are not counted
     hashes: NDArray[np.int64]  # (BLOCK,) of the n-grams at hand
     guesses: NDArray[np.int64]  # (BLOCK,) their terms, where those are easy to find
 
@@ -65,7 +68,7 @@ def empty_tally(n_bytes: int, n_lengths: int) -> Tally:
         arena=np.empty(16 * n_terms + PADDING, np.uint8),
         indices=np.empty(n_nonzero, np.int32),
         counts=np.empty(n_nonzero, np.int32),
-        sizes=np.zeros(2, np.int64),
+        sizes=np.zeros(3, np.int64),
         hashes=np.empty(BLOCK, np.int64),
         guesses=np.empty(BLOCK, np.int64),
     )
@@ -73,7 +76,7 @@ def empty_tally(n_bytes: int, n_lengths: int) -> Tally:
 
 def with_room(tally: Tally, n_bytes: int) -> Tally:
     """A tally with room for a block of new terms, and for so many bytes of them."""
-    n_terms, nnz = tally.sizes.tolist()
+    n_terms, nnz, _ = tally.sizes.tolist()
     used = int(tally.places[n_terms])
     slots = tally.slots
     if 2 * (n_terms + BLOCK) > len(slots):
@@ -145,6 +148,25 @@ def first_bytes(length: Any) -> Any:
     return np.int64(0) if length <= 0 else some
 
 
+@compiled(inline=True)  # type: ignore[untyped-decorator]
+def quick_hash(buffer: Any, begin: Any, length: Any, low: Any, high: Any) -> Any:
+    """32 bits, as a signed number that is not negative, of a term whose first 16 bytes are `low` and `high`."""
+    h = np.uint64(low ^ length) * _ODD + np.uint64(high) * _OTHER_ODD
+    for done in range(16, length, 8):
+        rest = load64(buffer, begin + done) & first_bytes(length - done)
+        h = ((h ^ (h >> _HALF)) + np.uint64(rest)) * _ODD
+    return np.int64(((h ^ (h >> _HALF)) * _OTHER_ODD) >> _HALF)
+
+
+@compiled
+def murmur_terms(places: Any, arena: Any) -> Any:
+    """The murmur hash of each term, int64, term t being arena[places[t]:places[t + 1]]."""
+    hashes = np.empty(len(places) - 1, np.int64)
+    for term in range(len(hashes)):
+        hashes[term] = murmur(arena, places[term], places[term + 1] - places[term])
+    return hashes
+
+
 @compiled
 def same_rest(arena: Any, place: Any, buffer: Any, begin: Any, length: Any) -> Any:
     """Whether two terms of one length are the same from byte 16 on."""
@@ -156,23 +178,22 @@ def same_rest(arena: Any, place: Any, buffer: Any, begin: Any, length: Any) -> A
 
 
 @compiled
-def find(tally: Any, buffer: Any, begin: Any, length: Any, h: Any) -> Any:
+def find(tally: Any, buffer: Any, begin: Any, length: Any) -> Any:
     """Number of the term, or minus one minus the free slot where it belongs."""
     slots, records = tally.slots, tally.records
     low = load64(buffer, begin) & first_bytes(length)
     high = load64(buffer, begin + 8) & first_bytes(length - 8)
+    h = quick_hash(buffer, begin, length, low, high)
     identity = (length << 32) | h
     mask = len(slots) - 1
     slot = h & mask
     while True:
-        entry = slots[np.uint64(slot)]
-        if entry == 0:
+        term = slots[np.uint64(slot)] - 1
+        if term < 0:
             return -1 - slot
-        term = (entry & 0xFFFFFFFF) - 1
         record = RECORD * term
         if (
-            (entry >> 32) & 0xFFFFFFFF == h
-            and records[record] == low
+            records[record] == low
             and records[record + 1] == high
             and records[record + 2] == identity
             and (length <= 16 or same_rest(tally.arena, tally.places[term], buffer, begin, length))
@@ -182,18 +203,20 @@ def find(tally: Any, buffer: Any, begin: Any, length: Any, h: Any) -> Any:
 
 
 @compiled
-def add(tally: Any, buffer: Any, begin: Any, length: Any, h: Any, slot: Any) -> Any:
+def add(tally: Any, buffer: Any, begin: Any, length: Any, slot: Any) -> Any:
     """Give a new term its number, in the slot that `find` named. There must be room."""
     term = tally.sizes[0]
     place = tally.places[term]
     for i in range(length):
         tally.arena[place + i] = buffer[begin + i]
     record = RECORD * term
-    tally.records[record] = load64(buffer, begin) & first_bytes(length)
-    tally.records[record + 1] = load64(buffer, begin + 8) & first_bytes(length - 8)
-    tally.records[record + 2] = (length << 32) | h
+    low = load64(buffer, begin) & first_bytes(length)
+    high = load64(buffer, begin + 8) & first_bytes(length - 8)
+    tally.records[record] = low
+    tally.records[record + 1] = high
+    tally.records[record + 2] = (length << 32) | quick_hash(buffer, begin, length, low, high)
     tally.records[record + 3] = -1
-    tally.slots[slot] = (h << 32) | (term + 1)
+    tally.slots[slot] = term + 1
     tally.places[term + 1] = place + length
     tally.sizes[0] = term + 1
     return term
@@ -204,38 +227,42 @@ def fill_slots(slots: Any, records: Any, n_terms: Any) -> None:
     """Put terms into free slots."""
     mask = len(slots) - 1
     for term in range(n_terms):
-        h = records[RECORD * term + 2] & 0xFFFFFFFF
-        slot = h & mask
+        slot = records[RECORD * term + 2] & mask
         while slots[slot] != 0:
             slot = (slot + 1) & mask
-        slots[slot] = (h << 32) | (term + 1)
+        slots[slot] = term + 1
 
 
 @compiled
-def hash_block(hashes: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> None:
-    """Hash each range of bytes."""
-    for i in range(size):
-        begin = begins[np.uint64(i)]
-        hashes[np.uint64(i)] = murmur(buffer, begin, ends[np.uint64(i)] - begin)
+def guess_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> Any:
+    """Find the terms of ranges of bytes in `tally.guesses`, without those that are not counted; returns how many.
 
-
-@compiled
-def guess_block(
-    terms: Any, hashes: Any, slots: Any, records: Any, buffer: Any, begins: Any, ends: Any, size: Any
-) -> None:
-    """Each range's term, where it is short and in the first slot of its hash, as nearly all are; else -1."""
+    Where range i is longer than 16 bytes or not in the first slot of its hash, as few are, it is -1 - i instead.
+    """
+    slots, records, hashes, guesses = tally.slots, tally.records, tally.hashes, tally.guesses
     mask = np.uint64(len(slots) - 1)
-    for i in range(size):
-        terms[np.uint64(i)] = slots[np.uint64(hashes[np.uint64(i)]) & mask]
+    not_counted = np.uint64(tally.sizes[2])
     for i in range(size):
         begin = begins[np.uint64(i)]
         length = ends[np.uint64(i)] - begin
-        term = (terms[np.uint64(i)] & 0xFFFFFFFF) - 1
+        low = load64(buffer, begin) & first_bytes(length)
+        high = load64(buffer, begin + 8) & first_bytes(length - 8)
+        h = quick_hash(buffer, begin, min(length, 16), low, high)
+        hashes[np.uint64(i)] = h
+        guesses[np.uint64(i)] = slots[np.uint64(h) & mask] - 1
+    kept = 0
+    for i in range(size):
+        begin = begins[np.uint64(i)]
+        length = ends[np.uint64(i)] - begin
+        term = guesses[np.uint64(i)]
         record = np.uint64(0 if term < 0 else RECORD * term)
         differing = records[record] ^ (load64(buffer, begin) & first_bytes(length))
         differing |= records[record + np.uint64(1)] ^ (load64(buffer, begin + 8) & first_bytes(length - 8))
         differing |= records[record + np.uint64(2)] ^ ((length << 32) | hashes[np.uint64(i)])
-        terms[np.uint64(i)] = term if differing == 0 and length <= 16 else -1
+        term = term if differing == 0 and length <= 16 else -1 - i
+        guesses[np.uint64(kept)] = term
+        kept += np.uint64(term) >= not_counted
+    return kept
 
 
 @compiled
@@ -245,17 +272,17 @@ def count_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any, row:
     Three loops, because the processor fetches from the table for many words at once where it need not decide.
     """
     records, indices, counts, guesses = tally.records, tally.indices, tally.counts, tally.guesses
-    hash_block(tally.hashes, buffer, begins, ends, size)
-    guess_block(guesses, tally.hashes, tally.slots, records, buffer, begins, ends, size)
     nnz = tally.sizes[1]
-    for i in range(size):
+    for i in range(guess_block(tally, buffer, begins, ends, size)):
         term = guesses[np.uint64(i)]
         if term < 0:
-            begin, h = begins[i], tally.hashes[i]
-            length = ends[i] - begin
-            term = find(tally, buffer, begin, length, h)
+            begin = begins[-1 - term]
+            length = ends[-1 - term] - begin
+            term = find(tally, buffer, begin, length)
             if term < 0:
-                term = add(tally, buffer, begin, length, h, -1 - term)
+                term = add(tally, buffer, begin, length, -1 - term)
+            elif term < tally.sizes[2]:
+                continue
         record = np.uint64(RECORD * term + 3)
         position = records[record]
         is_new = position < row

@@ -6,84 +6,39 @@ import numpy as np
 
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.text.fold import CODE_POINT, EXPANDS, WORD
-from nmf_dask.text.loads import load64
-from nmf_dask.text.terms import PADDING, begin_document, count_run, find, murmur
+from nmf_dask.text.loads import fold_ascii, trailing_zeros
+from nmf_dask.text.terms import PADDING, begin_document, count_run, find
 
-# Eight bytes of ASCII at a time, in one 64-bit number: x + (0x80 - c) sets the high bit of each byte from c on.
-_ONES = 0x0101010101010101
-_HIGH = np.uint64(0x80 * _ONES)
-_CASE = np.uint64(0x20 * _ONES)
-_FROM_A, _BEYOND_Z = np.uint64((0x80 - ord("a")) * _ONES), np.uint64((0x7F - ord("z")) * _ONES)
-_FROM_CAPITAL_A, _BEYOND_CAPITAL_Z = (
-    np.uint64((0x80 - ord("A")) * _ONES),
-    np.uint64((0x7F - ord("Z")) * _ONES),
-)
-_FROM_0, _BEYOND_9 = np.uint64((0x80 - ord("0")) * _ONES), np.uint64((0x7F - ord("9")) * _ONES)
-_UNDERSCORE, _NOT_ZERO = np.uint64(ord("_") * _ONES), np.uint64(0x7F * _ONES)
-# The product has the high bits of the eight bytes side by side in its highest byte.
-_GATHER = np.uint64(0x0002040810204081)
-# De Bruijn's sequence: each six bits of it in a row are another number.
-_DE_BRUIJN = 0x03F79D71B4CB0A89
-_LOWEST_BIT = np.zeros(64, np.int64)
-for _bit in range(64):
-    _LOWEST_BIT[((_DE_BRUIJN << _bit) & 0xFFFFFFFFFFFFFFFF) >> 58] = _bit
 _ONE = np.uint64(1)
 
 
 @compiled
-def lowest_bit(bits: Any) -> Any:
-    """Position of the lowest bit that is set."""
-    return _LOWEST_BIT[((bits & (~bits + _ONE)) * np.uint64(_DE_BRUIJN)) >> np.uint64(58)]
-
-
-@compiled
-def word_bits(x: Any) -> Any:
-    """Which of eight ASCII bytes are letters, digits or underscores, as the lowest eight bits."""
-    y = x | _CASE
-    letters = (y + _FROM_A) & ~(y + _BEYOND_Z)
-    digits = (x + _FROM_0) & ~(x + _BEYOND_9)
-    underscores = ~((x ^ _UNDERSCORE) + _NOT_ZERO)
-    return (((letters | digits | underscores) & _HIGH) * _GATHER) >> np.uint64(56)
-
-
-@compiled(inline=True)  # type: ignore[untyped-decorator]
-def eight_bytes(data: Any, position: Any, stop: Any) -> Any:
-    """The bytes from `position`, zero from `stop` on."""
-    if position + 8 <= stop:
-        return np.uint64(load64(data, position))
-    x = np.uint64(0)
-    for j in range(stop - position):
-        x |= np.uint64(data[position + j]) << np.uint64(8 * j)
-    return x
-
-
-@compiled
 def scan_ascii(
-    data: Any, start: Any, stop: Any, capitals: Any, min_length: Any, buffer: Any, begins: Any, ends: Any
+    data: Any, start: Any, stop: Any, case: Any, min_length: Any, buffer: Any, begins: Any, ends: Any
 ) -> Any:
     """The words of one document of ASCII, word i folded at buffer[begins[i]:ends[i]]; returns their number.
 
-    Returns -1 where a byte is not ASCII. `capitals` has bits where capitals are to be folded.
+    Returns -1 where a byte is not ASCII. `case` is what turns a capital into the letter that is counted.
     """
     n = 0
     inside = np.uint64(0)
     length = stop - start
     for block in range(0, length + 1, 64):
-        words = seen = np.uint64(0)
-        for j in range(0, 64, 8):
-            x = eight_bytes(data, start + block + j, stop)
-            seen |= x
-            words |= word_bits(x) << np.uint64(j)
-            upper = (x + _FROM_CAPITAL_A) & ~(x + _BEYOND_CAPITAL_Z) & capitals
-            x |= upper >> np.uint64(2)
-            for k in range(8):
-                buffer[np.uint64(block + j + k)] = x >> np.uint64(8 * k)
-        if seen & _HIGH:
+        left = length - block
+        if start + block + 64 <= len(data):
+            words, beyond = fold_ascii(data, start + block, buffer, block, case)
+        else:
+            for j in range(left):
+                buffer[block + j] = data[start + block + j]
+            words, beyond = fold_ascii(buffer, block, buffer, block, case)
+        valid = (_ONE << np.uint64(left)) - _ONE if left < 64 else ~np.uint64(0)
+        if beyond & valid:
             return -1
+        words &= valid
         edges = words ^ ((words << _ONE) | inside)
         inside = words >> np.uint64(63)
         while edges != np.uint64(0):
-            begins[np.uint64(n)] = block + lowest_bit(edges)
+            begins[np.uint64(n)] = block + trailing_zeros(edges)
             n += 1
             edges &= edges - _ONE
     kept = 0
@@ -181,9 +136,8 @@ def without_stop_words(stops: Any, buffer: Any, begins: Any, ends: Any, n_tokens
     kept = 0
     for i in range(n_tokens):
         begin, end = begins[i], ends[i]
-        h = murmur(buffer, begin, end - begin)
         begins[kept], ends[kept] = begin, end
-        kept += find(stops, buffer, begin, end - begin, h) < 0
+        kept += find(stops, buffer, begin, end - begin) < 0
     return kept
 
 
@@ -223,7 +177,7 @@ def count_words(
     `room` is the number of bytes that the longest document has, folded, at most. Returns 0, or the bytes of
     terms that the tally must have room for before the next call.
     """
-    capitals = _HIGH if table[ord("A")] & CODE_POINT == ord("a") else np.uint64(0)
+    case = np.uint8((table[ord("A")] ^ ord("A")) & CODE_POINT)
     # scan_ascii writes whole blocks, and notes both edges of each word before it drops the short ones.
     buffer = np.empty(room + 128 + PADDING, np.uint8)
     begins = np.empty(room + 2, np.int64)
@@ -231,7 +185,7 @@ def count_words(
     for d in range(max(0, progress.document[0]), len(doc_begins)):
         begin_document(progress, d, tally.sizes[1])
         start, stop = doc_begins[d], doc_ends[d]
-        n_tokens = scan_ascii(data, start, stop, capitals, min_length, buffer, begins, ends)
+        n_tokens = scan_ascii(data, start, stop, case, min_length, buffer, begins, ends)
         if n_tokens < 0:
             n_tokens = scan_words(data, start, stop, table, sequences, min_length, buffer, begins, ends)
         if stops.sizes[0]:
