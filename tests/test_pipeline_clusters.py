@@ -2,11 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -16,9 +11,9 @@ from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline import fitting
 from tests.corpora import corpus_folder
+from tests.dask_processes import dask_cluster
 from tests.small_corpora import (
     assert_written_loss,
-    environment,
     files_of,
     generated_texts,
     h_bytes,
@@ -36,33 +31,6 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"), TEXTS, 3)
 
 
-@contextmanager
-def dask_cluster(folder: Path, *worker_options: str, n_workers: int = 2, **more: str):
-    """A scheduler and workers as processes on the loopback; gives the scheduler file and the processes."""
-    file = folder / "scheduler.json"
-    options = ["--host", "127.0.0.1", "--no-dashboard"]
-    commands = [["scheduler", "--port", "0", "--scheduler-file", str(file), *options]]
-    for _ in range(n_workers):
-        local = ["--local-directory", str(folder), "--nthreads", "1"]
-        commands.append(["worker", "--scheduler-file", str(file), *options, *local, *worker_options])
-    log = (folder / "cluster.log").open("w")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dask", *command], stdout=log, stderr=log, cwd=folder, env=environment(**more),
-            start_new_session=True,
-        )
-        for command in commands
-    ]  # fmt: skip
-    try:
-        yield file, processes
-    finally:
-        for process in processes:
-            os.killpg(process.pid, signal.SIGKILL)
-        for process in processes:
-            process.wait()
-        log.close()
-
-
 class Heard(Observer):
     def __init__(self) -> None:
         self.where: tuple[int, int] | None = None
@@ -77,7 +45,7 @@ def expected(tmp_path_factory, corpus):
     folder = tmp_path_factory.mktemp("expected")
     one = fit(settings_of(corpus, folder / "one", corpus=SMALL))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "ONE_TASK_BYTES", 0)
+        patch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
         patch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
         many = fit(settings_of(corpus, folder / "many", corpus=SMALL))
     assert one.run["input"]["n_partitions"] >= 6
@@ -93,7 +61,7 @@ def test_own_clusters_write_the_same_bytes(tmp_path, corpus, expected, monkeypat
     assert h_bytes(one.uri) == expected[0]
     workers = cluster.get("workers", 1)
     assert heard.where == (workers, cluster.get("threads_per_worker", max(1, _cores() // workers)) * workers)
-    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
     monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
     many = fit(settings_of(corpus, tmp_path / "many", corpus=SMALL, cluster=cluster))
     assert h_bytes(many.uri) == expected[1]
@@ -136,7 +104,7 @@ def test_a_running_cluster_by_address_and_by_file(tmp_path, corpus, expected):
 )  # fmt: skip
 def test_many_tasks_are_as_good_as_one(tmp_path, corpus, monkeypatch, model):
     one = fit(settings_of(corpus, tmp_path / "one", corpus=SMALL, model=model))
-    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
     monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 3000)
     settings = settings_of(corpus, tmp_path / "many", corpus=SMALL, model=model)
     many = fit(settings)
@@ -148,7 +116,7 @@ def test_many_tasks_are_as_good_as_one(tmp_path, corpus, monkeypatch, model):
 def test_many_tasks_on_real_corpora(tmp_path, monkeypatch, name):
     corpus = corpus_folder(name)
     one = fit(settings_of(corpus, tmp_path / "one", model={"n_components": 10}))
-    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
     monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 100_000)
     many = fit(settings_of(corpus, tmp_path / "many", model={"n_components": 10}))
     assert many.run["reconstruction_err"] <= one.run["reconstruction_err"] * (1 + 1e-3)
@@ -168,7 +136,7 @@ class Counting(Observer):
 
 
 def test_lineage_does_not_grow(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(fitting, "ONE_TASK_BYTES", 0)
+    monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
     monkeypatch.setattr(fitting, "strip_count", lambda sizes, beta_loss: 8, raising=True)
     counting = Counting()
     model = {"max_iter": 60, "tol": 0.0, "beta_loss": "kullback-leibler"}
