@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     report.tables["where our time goes"] = [
         {"stage": name, "seconds": stage["seconds"]} for name, stage in stages.items()
     ]
-    report.tables["start, medians of 5"] = _start(given)
+    report.tables["start, medians"] = _start(given)
     report.finish(given.json)
 
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--spark", action="store_true", help="also Spark's online LDA")
     made.add_argument("--spark-iterations", type=int, default=20)
     made.add_argument("--empty-cache", action="store_true", help="also our command with nothing compiled")
+    made.add_argument("--starts", type=int, default=5, help="times that only the start is measured")
     made.add_argument("--workers", type=int, help="worker processes of ours; none: its own process")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for nmf-dask fit")
     return made
@@ -143,10 +145,10 @@ def _row(name: str, runs: list[Run], us: list[Run]) -> dict[str, Any]:
     }
 
 
-def _start(given: argparse.Namespace, times: int = 5) -> list[dict[str, Any]]:
+def _start(given: argparse.Namespace) -> list[dict[str, Any]]:
     version = [sys.executable, "-m", "nmf_dask", "--version"]
-    runs = [run_command(version, _unpinned()) for _ in range(times)]
-    first = sorted(_seconds_to_first_task(given) for _ in range(times))[times // 2]
+    runs = [run_command(version, _unpinned()) for _ in range(given.starts)]
+    first = statistics.median(_seconds_to_first_task(given) for _ in range(given.starts))
     return [
         {"what": "nmf-dask --version", "seconds": median(runs, "seconds")},
         {"what": "nmf-dask fit, until its first task is handed over", "seconds": first},

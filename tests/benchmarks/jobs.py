@@ -44,7 +44,7 @@ def run_job(
             update={"output": settings.output.model_copy(update={"output": f"{folder}/model"})}
         )
         if many_tasks:
-            patches.enter_context(mock.patch("nmf_dask.pipeline.fitting.ONE_TASK_BYTES", 0))
+            patches.enter_context(mock.patch("nmf_dask.schedule.ONE_TASK_BYTES", 0))
         traffic = Traffic()
         patches.enter_context(mock.patch("nmf_dask.cluster.connected", _connecting(cluster, traffic)))
         patches.enter_context(traffic.counted_visits())

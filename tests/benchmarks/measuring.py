@@ -62,12 +62,14 @@ def run_command(arguments: Sequence[str], variables: Mapping[str, str]) -> Run:
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - started
         child.returncode = os.waitstatus_to_exitcode(status)
-        peaks = {**watch.peaks(), child.pid: usage.ru_maxrss * 1024}
+        peaks = watch.peaks()
         if child.returncode:
             output.seek(0)
             end = output.read().decode(errors="replace")[-4000:]
             raise MeasuredError(f"{' '.join(arguments)[:300]} exited with {child.returncode}:\n{end}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, max(peaks.values()), sum(peaks.values()))
+    # The kernel's figure misses nothing, but holds only children that were waited for, and the largest alone.
+    largest = max(usage.ru_maxrss * 1024, *peaks.values())
+    return Run(seconds, usage.ru_utime + usage.ru_stime, largest, max(largest, sum(peaks.values())))
 
 
 def run_function(
@@ -86,11 +88,11 @@ def run_function(
 
 
 class _Watch:
-    """Peaks of resident memory of the processes below one, looked at until it ends."""
+    """Peaks of resident memory of a process and of all below it, looked at until it ends."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, int] = {pid: 0}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -102,7 +104,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
-            for pid in _below(self._pid):
+            for pid in (self._pid, *_below(self._pid)):
                 self._seen[pid] = max(self._seen.get(pid, 0), _high_water(pid))
 
 

@@ -99,7 +99,7 @@ def pass_time(workers: int, load: Load, machine: Machine) -> PassTime:
 
 
 def split_pass_time(workers: int, load: Load, machine: Machine) -> PassTime:
-    """What would come next: H's columns split over the workers, one strip a core.
+    """What would come next: H's columns split over the workers, and one task a worker that uses all its cores.
 
     Each worker gets its columns of everybody's sums, updates them, and sends them to everybody: the bytes through one
     wire no longer grow with the workers. The k by k sums go up the tree.
@@ -111,7 +111,7 @@ def split_pass_time(workers: int, load: Load, machine: Machine) -> PassTime:
     exchange = part / machine.bandwidth + steps * machine.latency
     return PassTime(
         compute=work / (workers * machine.cores),
-        scheduler=_tasks(workers * machine.cores, machine),
+        scheduler=_tasks(workers, machine),
         reduce=exchange + part / machine.add_bandwidth,
         update=whole.update / workers,
         broadcast=exchange,

@@ -110,8 +110,8 @@ class PoolCluster:
     def lost(self) -> int:
         return 0
 
-    def peak_memory(self) -> int:
-        return peak_rss()
+    def peak_memory(self) -> dict[str, int]:
+        return {"driver": peak_rss(), "largest_worker": peak_rss()}
 
 
 @contextmanager
