@@ -24,6 +24,15 @@ def compare_terms(
 
 
 @compiled
+def ascending_terms(bucket: NDArray[np.int32], offsets: NDArray[np.int64], arena: NDArray[np.uint8]) -> Any:
+    """Whether each row is before the next, by bucket, then by bytes."""
+    for i in range(bucket.size - 1):
+        if bucket[i] >= bucket[i + 1] and compare_terms(i, i + 1, bucket, offsets, arena) >= 0:
+            return False
+    return True
+
+
+@compiled
 def merge_pair(
     one: NDArray[np.int64],
     two: NDArray[np.int64],

@@ -10,7 +10,7 @@ from nmf_dask.config import VectorizerSettings
 from nmf_dask.errors import InputDataError
 from nmf_dask.text.analysis import Analysis, analysis_of
 from nmf_dask.text.characters import count_characters
-from nmf_dask.text.counts import Counts, counts_by_bucket, term_strings
+from nmf_dask.text.counts import Counts, counts_by_bucket
 from nmf_dask.text.documents import Documents, documents_of, lowered_by_python, string_chunks
 from nmf_dask.text.fold import Fold, fold_tables
 from nmf_dask.text.reference import count_by_analyzer
@@ -53,9 +53,15 @@ def count_texts(texts: Any, settings: VectorizerSettings) -> Counts:
     places = tally.places[n_stops : n_terms + 1]
     hashes = murmur_terms(places, tally.arena)
     tally.indices[:nnz] -= n_stops
-    terms = term_strings(places, tally.arena)
     return counts_by_bucket(
-        indptr, tally.indices[:nnz], tally.counts[:nnz], hashes, terms, settings.n_features, n_invalid
+        indptr,
+        tally.indices[:nnz],
+        tally.counts[:nnz],
+        hashes,
+        places,
+        tally.arena,
+        settings.n_features,
+        n_invalid,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
@@ -19,7 +20,8 @@ class Counts:
 
     Row d is `indices[indptr[d]:indptr[d + 1]]`, positions in `buckets`, each at most once, in the order of
     their first appearance in the document. `terms` has one row a distinct term: `bucket` int32, `term` string
-    and `document_frequency` int64, the number of this partition's documents that hold the term.
+    and `document_frequency` int64, the number of this partition's documents that hold the term. What
+    `count_texts` returns has them in ascending order, by bucket, then by the term's bytes.
     """
 
     indptr: NDArray[np.int64]  # (n_documents + 1,)
@@ -28,6 +30,8 @@ class Counts:
     buckets: NDArray[np.int32]  # (b,) ascending, 0 <= bucket < n_features
     terms: pa.Table
     n_invalid: int  # documents of invalid UTF-8, whose bad bytes were counted as U+FFFD
+    # (2, b) document_frequency and total_count, where counting found them by the way.
+    statistics: NDArray[np.int64] | None = None
 
     @property
     def n_documents(self) -> int:
@@ -37,11 +41,17 @@ class Counts:
     @property
     def document_frequency(self) -> NDArray[np.int64]:
         """Documents of this partition that hold a term of the bucket, (b,)."""
+        if self.statistics is not None:
+            found: NDArray[np.int64] = self.statistics[0]
+            return found
         return np.bincount(self.indices, minlength=len(self.buckets)).astype(np.int64, copy=False)
 
     @property
     def total_count(self) -> NDArray[np.int64]:
         """Occurrences of the bucket's terms in this partition, (b,)."""
+        if self.statistics is not None:
+            found: NDArray[np.int64] = self.statistics[1]
+            return found
         # float64 weights are exact: a partition has far fewer than 2**53 words.
         return np.bincount(self.indices, self.counts, minlength=len(self.buckets)).astype(np.int64)
 
@@ -51,21 +61,36 @@ def counts_by_bucket(
     indices: NDArray[np.int32],
     counts: NDArray[np.int32],
     hashes: NDArray[np.int64],
-    terms: pa.ChunkedArray,
+    places: NDArray[np.int64],
+    arena: NDArray[np.uint8],
     n_features: int,
     n_invalid: int,
 ) -> Counts:
     """Turn rows of counts by term into rows by bucket, where terms may meet.
 
-    `hashes` are the terms' murmur hashes as unsigned numbers. The first three arrays are overwritten.
+    `hashes` are the terms' murmur hashes as unsigned numbers; term t is arena[places[t]:places[t + 1]]. The first
+    three arrays are overwritten.
     """
     bucket = bucket_of(hashes, n_features)
-    buckets, position = np.unique(bucket, return_inverse=True)
-    document_frequency = np.zeros(len(hashes), np.int64)
-    last = np.full(len(buckets), -1, np.int64)
-    nnz = merge_buckets(indptr, indices, counts, position, last, document_frequency)
-    table = pa.table({"bucket": bucket, "term": terms, "document_frequency": document_frequency})
-    return Counts(indptr, indices[:nnz], counts[:nnz], buckets, table, n_invalid)
+    order = _by_bucket_and_term(bucket, places, arena)
+    ascending = bucket[order]
+    is_first = np.diff(ascending, prepend=-1) != 0
+    starts = np.flatnonzero(is_first)
+    shared = np.diff(starts, append=len(order)) > 1
+    place = np.cumsum(is_first) - 1
+    position = np.empty(len(order), np.int32)
+    position[order] = np.where(shared[place], -1 - place, place)
+    of_terms = np.zeros((len(order), 2), np.int64)
+    met = np.zeros(len(starts), np.int64)
+    nnz = merge_buckets(indptr, indices, counts, position, np.full(len(starts), -1, np.int64), of_terms, met)
+    of_terms = of_terms[order]
+    statistics = np.zeros((2, len(starts)), np.int64)
+    if len(starts):
+        np.add.reduceat(of_terms.T, starts, axis=1, out=statistics)
+        statistics[0] -= met
+    terms = term_strings(*gathered(order, places, arena))
+    table = pa.table({"bucket": ascending, "term": terms, "document_frequency": of_terms[:, 0].copy()})
+    return Counts(indptr, indices[:nnz], counts[:nnz], ascending[starts], table, n_invalid, statistics)
 
 
 def bucket_of(hashes: NDArray[np.int64], n_features: int) -> NDArray[np.int32]:
@@ -74,13 +99,46 @@ def bucket_of(hashes: NDArray[np.int64], n_features: int) -> NDArray[np.int32]:
     return (np.abs(signed) % n_features).astype(np.int32)
 
 
+def _by_bucket_and_term(
+    bucket: NDArray[np.int32], places: NDArray[np.int64], arena: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """The terms in ascending order, by bucket, then by bytes."""
+    # One number of both: NumPy sorts numbers three times as fast as it finds the order of numbers.
+    keys = np.sort((bucket.astype(np.int64) << 32) | np.arange(len(bucket)))
+    order = keys & 0xFFFFFFFF
+    equal = np.diff(keys >> 32) == 0
+    tied = np.flatnonzero(np.append(equal, False) | np.insert(equal, 0, False))
+    rows = order[tied]
+    names = ["bucket", "term"]
+    ties = pa.table([bucket[rows], term_strings(*gathered(rows, places, arena))], names=names)
+    by_term = pc.sort_indices(ties, [(name, "ascending") for name in names])
+    order[tied] = rows[by_term.to_numpy()]
+    return order
+
+
+@compiled
+def gathered(rows: Any, places: Any, arena: Any) -> Any:
+    """The terms `rows` side by side: where each begins, (rows + 1,), and their bytes."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    for i in range(len(rows)):
+        offsets[i + 1] = offsets[i] + places[rows[i] + 1] - places[rows[i]]
+    content = np.empty(offsets[-1], np.uint8)
+    for i in range(len(rows)):
+        place = places[rows[i]] - offsets[i]
+        for j in range(offsets[i], offsets[i + 1]):
+            content[np.uint64(j)] = arena[np.uint64(place + j)]
+    return offsets, content
+
+
 @compiled
 def merge_buckets(
-    indptr: Any, indices: Any, counts: Any, position: Any, last: Any, document_frequency: Any
+    indptr: Any, indices: Any, counts: Any, position: Any, last: Any, of_terms: Any, met: Any
 ) -> Any:
     """Replace terms by positions of buckets, in place, and add up those that meet.
 
-    `last` (b,) starts at -1, `document_frequency` (terms,) at 0. Returns the number of counts that are left.
+    `position` is -1 minus itself where several terms have one bucket. `last` (b,) starts at -1. Adds to `of_terms`
+    (terms, 2) each term's documents and occurrences, and to `met` (b,) how often terms met. Returns the number of
+    counts that are left.
     """
     nnz = np.int64(0)
     begin = indptr[0]
@@ -88,16 +146,20 @@ def merge_buckets(
         row = nnz
         end = indptr[d + 1]
         for i in range(begin, end):
-            term = indices[i]
-            document_frequency[term] += 1
+            term, count = np.uint64(indices[np.uint64(i)]), counts[np.uint64(i)]
+            of_terms[term, 0] += 1
+            of_terms[term, 1] += count
             b = position[term]
-            if last[b] >= row:
-                counts[last[b]] += counts[i]
-            else:
+            if b < 0:
+                b = -1 - b
+                if last[b] >= row:
+                    counts[last[b]] += count
+                    met[b] += 1
+                    continue
                 last[b] = nnz
-                indices[nnz] = b
-                counts[nnz] = counts[i]
-                nnz += 1
+            indices[np.uint64(nnz)] = b
+            counts[np.uint64(nnz)] = count
+            nnz += 1
         indptr[d + 1] = nnz
         begin = end
     return nnz

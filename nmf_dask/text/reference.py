@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from nmf_dask.text.analysis import Analysis
 from nmf_dask.text.counts import Counts, counts_by_bucket
@@ -36,13 +35,15 @@ def count_by_analyzer(chunks: Sequence[Any], analysis: Analysis, n_invalid: int)
                 indices.append(numbers.setdefault(term, len(numbers)))
                 counts.append(count)
             indptr.append(len(indices))
+    contents = [term.encode() for term in numbers]
     hashes = [murmurhash3_32(term, positive=True) for term in numbers]
     return counts_by_bucket(
         np.array(indptr, np.int64),
         np.array(indices, np.int32),
         np.array(counts, np.int32),
         np.array(hashes, np.int64),
-        pa.chunked_array([pa.array(numbers, pa.string())]),
+        np.cumsum([0, *map(len, contents)], dtype=np.int64),
+        np.frombuffer(b"".join(contents), np.uint8).copy(),
         settings.n_features,
         n_invalid,
     )

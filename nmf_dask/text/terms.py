@@ -2,8 +2,9 @@
 
 A term is a range of bytes. A quick hash finds it in an open-addressing table, its bytes decide: two terms of one
 hash stay two terms. The murmur hash, which names the bucket, is for distinct terms alone. What depends on the text
-is computed without branches where it can be: a wrong guess of the processor costs as much as a word. Hot loops index by unsigned numbers, since numba tests
-signed ones for "from the end"; and they call nothing with an array, since numba counts references around a call.
+is computed without branches where it can be: a wrong guess of the processor costs as much as a word. Hot loops
+index by unsigned numbers, since numba tests signed ones for "from the end"; and they call nothing with an array,
+since numba counts references around a call.
 """
 
 from typing import Any, NamedTuple
@@ -250,7 +251,7 @@ def guess_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> A
         h = quick_hash(buffer, begin, min(length, 16), low, high)
         hashes[np.uint64(i)] = h
         guesses[np.uint64(i)] = slots[np.uint64(h) & mask] - 1
-    kept = 0
+    kept = np.int64(0)
     for i in range(size):
         begin = begins[np.uint64(i)]
         length = ends[np.uint64(i)] - begin
@@ -287,8 +288,9 @@ def count_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any, row:
         position = records[record]
         is_new = position < row
         position = nnz if is_new else position
-        before = np.int32(0) if is_new else counts[np.uint64(position)]
-        counts[np.uint64(position)] = before + np.int32(1)
+        # Read even if it is not to be used: where it is new can be guessed by nobody.
+        before = counts[np.uint64(position)]
+        counts[np.uint64(position)] = (np.int32(0) if is_new else before) + np.int32(1)
         indices[np.uint64(position)] = term
         records[record] = position
         nnz += is_new
