@@ -1,4 +1,7 @@
-"""Hashed counts to TF-IDF rows, in two compiled passes over a block."""
+"""Hashed counts to TF-IDF rows, in one compiled pass over a block.
+
+Hot loops index by unsigned numbers: numba tests signed ones for "from the end".
+"""
 
 from typing import Any
 
@@ -20,24 +23,18 @@ def expected_bins(document_frequency: NDArray[np.int64]) -> NDArray[np.uint8]:
     return bins
 
 
-@compiled
-def row_ends(
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    order: NDArray[np.int64],
-    columns: NDArray[np.int32],
-) -> Any:
-    """Give the indptr (n + 1,), int64, of the rows `order` without the entries whose column is -1."""
-    ends = np.zeros(order.size + 1, np.int64)
+@compiled(inline=True)  # type: ignore[untyped-decorator]
+def rows_of(indptr: NDArray[np.int64], order: NDArray[np.int64]) -> Any:
+    """Give the entries that the rows `order` have together, and those of the longest."""
+    together = longest = np.int64(0)
     for p in range(order.size):
-        kept = 0
-        for j in range(indptr[order[p]], indptr[order[p] + 1]):
-            kept += columns[indices[j]] >= 0
-        ends[p + 1] = ends[p] + kept
-    return ends
+        size = indptr[order[p] + 1] - indptr[order[p]]
+        together += size
+        longest = max(longest, size)
+    return together, longest
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def sort_row(
     found: NDArray[np.int64],
     size: int,
@@ -54,29 +51,30 @@ def sort_row(
     for b in range(N_BINS + 1):
         tops[b] = 0
     for s in range(size):
-        tops[bins[found[s] >> 32] + 1] += 1
+        tops[np.uint64(bins[np.uint64(found[np.uint64(s)] >> 32)]) + np.uint64(1)] += 1
     for b in range(N_BINS):
         tops[b + 1] += tops[b]
     for s in range(size):
-        b = bins[found[s] >> 32]
-        keys[tops[b]] = found[s]
-        tops[b] += 1
+        key = found[np.uint64(s)]
+        bin_ = np.uint64(bins[np.uint64(key >> 32)])
+        keys[np.uint64(tops[bin_])] = key
+        tops[bin_] += 1
     # Shell's gaps for the one document that holds everything, whose bins are long.
     gap = 1
     while gap < size // 1000:
         gap = 3 * gap + 1
     while gap > 0:
         for s in range(gap, size):
-            key = keys[s]
+            key = keys[np.uint64(s)]
             t = s
-            while t >= gap and keys[t - gap] > key:
-                keys[t] = keys[t - gap]
+            while t >= gap and keys[np.uint64(t - gap)] > key:
+                keys[np.uint64(t)] = keys[np.uint64(t - gap)]
                 t -= gap
-            keys[t] = key
+            keys[np.uint64(t)] = key
         gap //= 3
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def weigh_row(
     keys: NDArray[np.int64],
     size: int,
@@ -88,12 +86,14 @@ def weigh_row(
     """Set `weights[:size]` to tf times idf and give the factor that brings them to `norm`."""
     total = 0.0
     for s in range(size):
-        tf = np.float64(keys[s] & 0xFFFFFFFF)
+        key = keys[np.uint64(s)]
+        tf = np.float64(key & 0xFFFFFFFF)
         # Most counts are 1, and a logarithm costs more than the rest of the entry.
         if sublinear_tf and tf != 1.0:
             tf = 1.0 + np.log(tf)
-        weights[s] = tf * idf[keys[s] >> 32]
-        total += weights[s] * weights[s] if norm == 2 else weights[s]
+        weight = tf * idf[np.uint64(key >> 32)]
+        weights[np.uint64(s)] = weight
+        total += weight * weight if norm == 2 else weight
     if norm == 0 or total == 0.0:
         return 1.0
     return 1.0 / (np.sqrt(total) if norm == 2 else total)
@@ -118,25 +118,26 @@ def weighed_rows(
     `tf * idf`, then the norm, of `NORMS`, over the kept columns), in float64. Returns indptr int64, indices
     int32 (ascending within a row) and data float32.
     """
-    ends = row_ends(indptr, indices, order, columns)
-    out_indices = np.empty(ends[-1], np.int32)
-    out_data = np.empty(ends[-1], np.float32)
-    longest = 0
-    for p in range(order.size):
-        longest = max(longest, indptr[order[p] + 1] - indptr[order[p]])
+    room, longest = rows_of(indptr, order)
+    # Room for entries that are not kept costs addresses, not memory.
+    out_indices, out_data = np.empty(room, np.int32), np.empty(room, np.float32)
     found, keys, weights = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest)
     tops = np.empty(N_BINS + 1, np.int64)
+    ends = np.zeros(order.size + 1, np.int64)
+    nnz = np.int64(0)
     for p in range(order.size):
-        size = 0
+        size = np.int64(0)
         for j in range(indptr[order[p]], indptr[order[p] + 1]):
-            column = columns[indices[j]]
+            column = columns[np.uint64(indices[np.uint64(j)])]
             # Column above, count below: one integer to sort by. Written even if it is to be overwritten: to
             # guess a branch wrong costs more.
-            found[size] = (np.int64(column) << 32) | np.int64(counts[j])
+            found[np.uint64(size)] = (np.int64(column) << 32) | np.int64(counts[np.uint64(j)])
             size += column >= 0
         sort_row(found, size, bins, tops, keys)
         scale = weigh_row(keys, size, idf, sublinear_tf, norm, weights)
         for s in range(size):
-            out_indices[ends[p] + s] = keys[s] >> 32
-            out_data[ends[p] + s] = weights[s] * scale
-    return ends, out_indices, out_data
+            out_indices[np.uint64(nnz + s)] = keys[np.uint64(s)] >> 32
+            out_data[np.uint64(nnz + s)] = weights[np.uint64(s)] * scale
+        nnz += size
+        ends[p + 1] = nnz
+    return ends, out_indices[:nnz], out_data[:nnz]
