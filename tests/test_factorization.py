@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -158,6 +159,27 @@ def test_whole_passes_never_raise_the_loss(loss: str, settings: dict[str, Any], 
     assert len(errors) == 40
     assert (np.diff(errors) <= 1e-6 * errors[:-1]).all()
     assert errors[-1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_pass_that_went_too_far_leaves_nothing_behind(make, loss: str) -> None:
+    """W and H are those before it, and the next pass starts from there with a shorter step."""
+    X, W, H = problem()
+    blocks = make(X, W, 2)
+    settings = ModelSettings(n_components=K, rounds=1, sweeps=2, max_iter=500, tol=0, **LOSSES[loss])
+    fit = Fit.of(blocks.sizes, settings, mean_nonzero(X))
+    before = replace(fit.begin(pad_H(H)), momentum=40.0)
+    for _ in range(30):
+        W_before, HT_before = weights_of(blocks), blocks.fetch(before.outcome).HT
+        state = fit.advance(blocks, before)
+        if state.iteration == before.iteration:
+            break
+        before = replace(state, momentum=40.0)
+    assert state.rows == before.rows
+    assert state.momentum == 20.0
+    np.testing.assert_array_equal(weights_of(blocks), W_before)
+    np.testing.assert_array_equal(blocks.fetch(state.outcome).HT, HT_before)
+    np.testing.assert_array_equal(blocks.fetch(state.outcome).factor.HT, HT_before)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -161,7 +161,8 @@ def test_a_dead_topic_is_reseeded(loss: str, rounds: Any) -> None:
 
 
 @every_loss
-def test_a_topic_that_dies_late_is_not_taken_back(loss: str) -> None:
+@pytest.mark.parametrize("rounds", ["auto", 1])
+def test_a_topic_that_dies_late_is_not_taken_back(loss: str, rounds: Any) -> None:
     """Near convergence its first pass ends higher; taken back, it would lose the weights it has just got."""
     X = text_like(400, 80, 4, 2)
     W, H = start_with_a_dead_topic(X, 5)
@@ -169,7 +170,7 @@ def test_a_topic_that_dies_late_is_not_taken_back(loss: str) -> None:
     model = ModelSettings(n_components=4, max_iter=150, tol=0, **LOSSES[loss])
     four = factorize(X, model, W[:, keep], H[keep])
     W[:, keep], H[keep] = four.W, four.H
-    result = fitted(X, loss, 5, (W, H), max_iter=40)
+    result = fitted(X, loss, 5, (W, H), max_iter=40, rounds=rounds)
     assert result.dead == ()
     assert result.rows[-1].reconstruction_err < four.rows[-1].reconstruction_err
 

@@ -33,11 +33,9 @@ def unsorted(X: sp.csr_array) -> sp.csr_array:
     return turned
 
 
-def doubled(X: sp.csr_array) -> sp.coo_array:
-    """The same matrix, each entry in two halves."""
-    coo = X.tocoo()
-    rows, columns = np.tile(coo.row, 2), np.tile(coo.col, 2)
-    return sp.coo_array((np.tile(coo.data / 2, 2), (rows, columns)), shape=X.shape)
+def doubled(X: sp.csr_array) -> sp.csr_array:
+    """The same matrix, each entry in two halves: no format of SciPy promises that there is one a place."""
+    return sp.csr_array((np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), X.indptr * 2), shape=X.shape)
 
 
 FORMS = {
@@ -69,8 +67,8 @@ def test_any_form_of_a_matrix_gives_the_same_factors(loss: str, form: str) -> No
     result = factorize(given, model)
     np.testing.assert_allclose(result.W, expected.W, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(result.H, expected.H, rtol=1e-3, atol=1e-5)
-    assert abs(given - held).max() == 0  # what the caller holds is not changed
-    assert form != "unsorted" or not given.has_sorted_indices
+    for name in ("data", "indices") if sp.issparse(given) else ():  # what the caller holds is not changed
+        np.testing.assert_array_equal(getattr(given, name), getattr(held, name))
 
 
 def test_W_and_H_of_the_caller_are_not_changed() -> None:
@@ -127,7 +125,7 @@ def test_starts_that_hold_such_values_are_refused(name: str, value: float) -> No
 
 @pytest.mark.parametrize("X", [np.ones(5), np.ones((2, 3, 4)), np.ones((0, 4)), sp.csr_array((4, 0))])
 def test_what_is_no_matrix_is_refused(X: Any) -> None:
-    with pytest.raises(ValueError, match="^X has shape") as caught:
+    with pytest.raises(ValueError, match=r"^X has shape") as caught:
         factorize(X, FEW)
     assert str(X.shape) in str(caught.value)
 
