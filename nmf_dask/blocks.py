@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.kernels.matrices import Csr, aligned, frozen, zeros
 
-FAN_IN = 8
+FAN_IN = 4  # of sums; strips that are neighbours live on one worker, so that most of the tree moves nothing
 T = TypeVar("T")
 
 

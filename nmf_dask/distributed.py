@@ -12,8 +12,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import dask
 import numpy as np
 from distributed import Client, Future, as_completed
 from distributed.client import ClosedClientError
@@ -70,11 +72,21 @@ class DaskTasks(Tasks):
             _key(ref, token): (function, *map(named, arguments))
             for ref, (function, *arguments) in batch.calls.items()
         }
-        with translated():
+        places = self._places({_key(ref, token): place for ref, place in batch.places.items()})
+        with translated(), dask.annotate(**places):
             futures: list[Any] = self.client.get(
                 graph, [_key(ref, token) for ref in keep], sync=False, retries=MOST_RETRIES
             )
         return futures
+
+    def _places(self, positions: dict[str, float]) -> dict[str, Any]:
+        """Dask's annotations for calls that wish for a worker."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"] if positions else {}
+        if len(workers) < 2:
+            return {}
+        line = [address for address in sorted(workers) for _ in range(int(workers[address]["nthreads"]))]
+        chosen = {key: [line[int(position * len(line))]] for key, position in positions.items()}
+        return {"workers": Places(chosen), "allow_other_workers": True}
 
     def fetch(self, handle: Any) -> Any:
         if not isinstance(handle, Future):
@@ -91,6 +103,16 @@ class DaskTasks(Tasks):
         with translated():
             for future in as_completed(handles):
                 yield positions[future.key]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where calls wish to run, by key; nowhere in particular for others."""
+
+    workers: dict[str, list[str]]
+
+    def __call__(self, key: str) -> list[str]:
+        return self.workers.get(key, [])
 
 
 def _key(ref: Ref, token: str) -> str:
@@ -125,10 +147,12 @@ class TaskBlocks(Blocks):
         batch = Batch()
         sums: list[Any] = []
         W: list[Ref] = []
-        for strip, w in zip(self.strips, self.W, strict=True):
+        for i, (strip, w) in enumerate(zip(self.strips, self.W, strict=True)):
             visited = batch.call(
                 "visit", visit_a_strip, step, self.blocks, strip, share, self.sizes, w, shared
             )
+            if w is None:  # later on the strip runs where its W is
+                batch.place(visited, i / len(self.strips))
             W.append(batch.call("weights", _weights, visited))
             sums.append(batch.call("sums", _sums, visited))
         total = add_tree(sums, lambda level: batch.call("add", add_copies, list(level)))

@@ -28,12 +28,21 @@ class Batch:
 
     def __init__(self) -> None:
         self.calls: dict[Ref, tuple[Any, ...]] = {}
+        self.places: dict[Ref, float] = {}
 
     def call(self, label: str, function: Callable[..., Any], *arguments: Any) -> Ref:
         """Add a call; `label` is what a dashboard shows for it."""
         ref = Ref(f"{label}-{len(self.calls)}")
         self.calls[ref] = (function, *arguments)
         return ref
+
+    def place(self, ref: Ref, position: float) -> None:
+        """Wish for a call to run on the worker at `position` of the line of all workers, from 0 to under 1.
+
+        Neighbours run together, then, and what they return is added up without a transfer. It is no more than a
+        wish: a worker that is gone, or busy, keeps nothing waiting.
+        """
+        self.places[ref] = position
 
 
 class Tasks(ABC):

@@ -16,20 +16,17 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome
 from nmf_dask.initialization import start
 from nmf_dask.observer import Pass
-from nmf_dask.schedule import is_plain, strip_count
+from nmf_dask.schedule import fits_one_task, is_plain, strip_count
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks
 
 Weights = NDArray[np.float32]
 
-# What one task may hold: a fit that small is done by one worker's threads, since a round of many tasks costs some
-# tens of milliseconds and a whole pass would take no longer.
-ONE_TASK_BYTES = 256 * 2**20
 SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin with
 SAMPLE_PASSES = 8
 TURN_SECONDS = 1.0  # of a task that does several passes, so that someone who waits hears of them
-START_SWEEPS = 20
+START_SWEEPS = {"mu": 20, "cd": 5}  # of W, from equal weights, under the H of the sample
 
 
 _KEPT = ("iteration", "momentum", "reseeded", "stop_reason")  # of a FitState, beside its rows and its outcome
@@ -60,11 +57,6 @@ class Problem:
         """The fit that the settings ask for."""
         return Fit.of(self.sizes, self.model, scale=self.total / max(self.sizes.nnz, 1))
 
-    @property
-    def fits_one_task(self) -> bool:
-        """Whether one task can do it, by sizes alone: the result must not depend on the cluster."""
-        return self.sizes.nnz * 8 + self.sizes.n_rows * self.sizes.kp * 4 <= ONE_TASK_BYTES
-
     def local(self, threads: int, W: list[Weights] | None = None) -> LocalBlocks:
         """The blocks in the process that asks; W is copied."""
         numbers = range(len(self.block_rows))
@@ -86,6 +78,7 @@ class Fitting(ABC):
     """A fit in progress on tasks: passes, checkpoints, and W and H at its end."""
 
     state: FitState  # without its outcome, where that is on workers
+    spreads: bool  # whether strips are on many workers
 
     def __init__(self, tasks: Tasks, problem: Problem) -> None:
         self.tasks = tasks
@@ -137,10 +130,11 @@ class Fitting(ABC):
         told = (folder / "state.json").read_json()
         rows = tuple(Pass(*row) for row in told.pop("rows"))
         batch = Batch()
-        refs = [
-            batch.call("load", load_weights, folder / f"W-{i:05d}.arrow")
-            for i in range(len(self.problem.strips))
-        ]
+        n_strips = len(self.problem.strips)
+        refs = [batch.call("load", load_weights, folder / f"W-{i:05d}.arrow") for i in range(n_strips)]
+        for i, ref in enumerate(refs):
+            if self.spreads:
+                batch.place(ref, i / n_strips)
         refs.append(batch.call("load", load_outcome, folder / "H.arrow", self.problem.fit))
         handles = self.tasks.submit(batch, refs)
         for position in self.tasks.completed(handles):
@@ -185,6 +179,8 @@ class Held:
 
 class OneTask(Fitting):
     """A small fit: each task does passes over everything, with the threads of the worker it is on."""
+
+    spreads = False
 
     def begin(self) -> None:
         self._take(self.tasks.call("init", begin_held, self.problem, self.tasks.threads))
@@ -261,6 +257,8 @@ def _told(held: Held) -> FitState:
 class ManyTasks(Fitting):
     """A large fit: a sample is fitted first, in one task, then all rows are, a task a strip."""
 
+    spreads = True
+
     def __init__(self, tasks: Tasks, problem: Problem) -> None:
         from nmf_dask.distributed import TaskBlocks  # it brings Dask, which bad input need not wait for
 
@@ -276,8 +274,9 @@ class ManyTasks(Fitting):
             self.state = self._fit.begin(HT)
             return
         outcome = self.tasks.call("sample", fit_sample, self.problem.sample(), self.tasks.threads)
-        fold = FoldIn(self._fit.objective, model.n_components, START_SWEEPS)
-        self._blocks.visit(fold, self.tasks.call("factor", _factor_of, outcome))
+        fold = FoldIn(self._fit.objective, model.n_components, START_SWEEPS[model.method])
+        started = self._blocks.visit(fold, self.tasks.call("factor", _factor_of, outcome))
+        self.tasks.fetch(started)
         self.state = replace(self._fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
 
     def advance(self) -> None:
@@ -314,4 +313,4 @@ def _factor_of(outcome: Outcome) -> Any:
 
 def fitting_of(tasks: Tasks, problem: Problem) -> Fitting:
     """The way to fit that the sizes ask for."""
-    return (OneTask if problem.fits_one_task else ManyTasks)(tasks, problem)
+    return (OneTask if fits_one_task(problem.sizes) else ManyTasks)(tasks, problem)

@@ -24,12 +24,15 @@ RECORD = 4
 # Factors of the quick hash: any odd numbers without a pattern.
 _ODD, _OTHER_ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
+# Masks for the bytes 0-7 and 8-15 of terms of up to 16 bytes, by their length.
+_LOW = np.array([(1 << 8 * min(length, 8)) - 1 for length in range(17)], np.uint64).view(np.int64)
+_HIGH = np.array([(1 << 8 * max(length - 8, 0)) - 1 for length in range(17)], np.uint64).view(np.int64)
 
 
 class Tally(NamedTuple):
     """Distinct terms and rows of counts so far. Arrays have room to spare; `sizes` says how much is used."""
 
-    slots: NDArray[np.int64]  # (power of two,) hash << 32 | term + 1; 0 is a free slot
+    slots: NDArray[np.int32]  # (power of two,) term + 1; 0 is a free slot
     records: NDArray[np.int64]  # (RECORD * terms,)
     places: NDArray[np.int64]  # (terms + 1,) where each term begins in the arena
     arena: NDArray[np.uint8]  # the terms' bytes, one after the other, in order of their first appearance
@@ -63,7 +66,7 @@ def empty_tally(n_bytes: int, n_lengths: int) -> Tally:
     n_terms = n_lengths * (n_bytes // 32) + BLOCK
     n_nonzero = n_lengths * (n_bytes // 8) + BLOCK
     return Tally(
-        slots=np.zeros(4 * BLOCK, np.int64),
+        slots=np.zeros(4 * BLOCK, np.int32),
         records=np.empty(RECORD * n_terms, np.int64),
         places=np.zeros(n_terms + 1, np.int64),
         arena=np.empty(16 * n_terms + PADDING, np.uint8),
@@ -81,7 +84,7 @@ def with_room(tally: Tally, n_bytes: int) -> Tally:
     used = int(tally.places[n_terms])
     slots = tally.slots
     if 2 * (n_terms + BLOCK) > len(slots):
-        slots = np.zeros(4 * len(slots), np.int64)
+        slots = np.zeros(4 * len(slots), np.int32)
         fill_slots(slots, tally.records, n_terms)
     return tally._replace(
         slots=slots,
@@ -178,7 +181,7 @@ def same_rest(arena: Any, place: Any, buffer: Any, begin: Any, length: Any) -> A
     return True
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def find(tally: Any, buffer: Any, begin: Any, length: Any) -> Any:
     """Number of the term, or minus one minus the free slot where it belongs."""
     slots, records = tally.slots, tally.records
@@ -203,7 +206,7 @@ def find(tally: Any, buffer: Any, begin: Any, length: Any) -> Any:
         slot = (slot + 1) & mask
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def add(tally: Any, buffer: Any, begin: Any, length: Any, slot: Any) -> Any:
     """Give a new term its number, in the slot that `find` named. There must be room."""
     term = tally.sizes[0]
@@ -246,21 +249,24 @@ def guess_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> A
     for i in range(size):
         begin = begins[np.uint64(i)]
         length = ends[np.uint64(i)] - begin
-        low = load64(buffer, begin) & first_bytes(length)
-        high = load64(buffer, begin + 8) & first_bytes(length - 8)
-        h = quick_hash(buffer, begin, min(length, 16), low, high)
+        short = np.uint64(min(length, 16))
+        low = load64(buffer, begin) & _LOW[short]
+        high = load64(buffer, begin + 8) & _HIGH[short]
+        h = quick_hash(buffer, begin, np.int64(short), low, high)
         hashes[np.uint64(i)] = h
         guesses[np.uint64(i)] = slots[np.uint64(h) & mask] - 1
     kept = np.int64(0)
     for i in range(size):
         begin = begins[np.uint64(i)]
         length = ends[np.uint64(i)] - begin
+        short = np.uint64(min(length, 16))
         term = guesses[np.uint64(i)]
-        record = np.uint64(0 if term < 0 else RECORD * term)
-        differing = records[record] ^ (load64(buffer, begin) & first_bytes(length))
-        differing |= records[record + np.uint64(1)] ^ (load64(buffer, begin + 8) & first_bytes(length - 8))
+        record = np.uint64(RECORD * max(term, 0))
+        differing = records[record] ^ (load64(buffer, begin) & _LOW[short])
+        differing |= records[record + np.uint64(1)] ^ (load64(buffer, begin + 8) & _HIGH[short])
         differing |= records[record + np.uint64(2)] ^ ((length << 32) | hashes[np.uint64(i)])
-        term = term if differing == 0 and length <= 16 else -1 - i
+        differing |= length - np.int64(short)
+        term = term if differing == 0 else -1 - i
         guesses[np.uint64(kept)] = term
         kept += np.uint64(term) >= not_counted
     return kept
