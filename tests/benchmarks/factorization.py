@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     made = options.with_k(options.parser(__doc__))
     made.add_argument("--loss", choices=(*LOSSES, "both"), default="frobenius", help="KL takes them minutes")
+    made.add_argument("--peers", nargs="+", choices=("mu", "cd"), default=("mu", "cd"), help="for Frobenius")
     made.add_argument("--peer-max-iter", type=int, default=1000, help="their iterations at most")
     made.add_argument("--pass-iterations", type=int, default=20, help="that one pass is timed by")
     made.add_argument("--solver", default="auto", help="ours")
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 def _until_their_loss(report: Report, given: argparse.Namespace, folder: str, beta_loss: str) -> None:
     shared = {"folder": folder, "k": given.n_components, "beta_loss": beta_loss}
     cases: dict[str, Callable[[], Run]] = {}
-    for solver in ("mu", "cd") if beta_loss == "frobenius" else ("mu",):
+    for solver in given.peers if beta_loss == "frobenius" else ("mu",):
         arguments = shared | {"solver": solver, "max_iter": given.peer_max_iter}
         cases[f"scikit-learn {solver} {beta_loss}"] = partial(
             run_function, factorizing.theirs, arguments, given.threads
@@ -76,6 +77,7 @@ def _row(peer: str, theirs: list[Run], us: list[Run]) -> dict[str, Any]:
     wanted = median(theirs, "loss")
     reached = [point for point in (first_at(run["curve"], wanted) for run in us) if point is not None]
     seconds = statistics.median(point["seconds"] for point in reached) if reached else None
+    cpu = statistics.median(point["cpu"] for point in reached) if reached else None
     total = median(theirs, "total_seconds")
     return {
         "peer": peer,
@@ -87,6 +89,7 @@ def _row(peer: str, theirs: list[Run], us: list[Run]) -> dict[str, Any]:
         "loss there": reached[0]["loss"] if reached else None,
         "our last loss / theirs - 1": f"{us[0]['loss'] / wanted - 1:+.1e}",
         "times as fast": total / seconds if seconds else "not reached",
+        "by cpu": median(theirs, "cpu") / cpu if cpu else None,
         "MiB peak, theirs": mebibytes(median(theirs, "peak_memory")),
     }
 

@@ -227,9 +227,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return (
-            f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.6g}" if abs(value) >= 100 else f"{value:.4g}"
-        )
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}" if abs(value) < 10 else f"{value:.7g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
