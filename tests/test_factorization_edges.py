@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import scipy.sparse as sp
 
 from nmf_dask.config import ModelSettings
+from nmf_dask.factorization import Fit
 from nmf_dask.in_memory import Factorization, factorize
+from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.divergence import beta_divergence, frobenius_norm
-from tests.matrices import text_like
+from tests.matrices import collection_of, text_like, weights_of
 
 LOSSES = {
     "Frobenius mu": {"beta_loss": "frobenius", "solver": "mu"},
@@ -173,6 +176,24 @@ def test_a_topic_that_dies_late_is_not_taken_back(loss: str, rounds: Any) -> Non
     result = fitted(X, loss, 5, (W, H), max_iter=40, rounds=rounds)
     assert result.dead == ()
     assert result.rows[-1].reconstruction_err < four.rows[-1].reconstruction_err
+
+
+@every_loss
+def test_the_pass_that_gives_a_new_topic_its_weights_stands(loss: str) -> None:
+    """However high it ends: taken back, the topic would lose them, and be dead again."""
+    X = text_like(100, 40, 5, 2)
+    W, H = start_with_a_dead_topic(X, 5)
+    blocks = collection_of("local", X, (100,), 2, W)
+    model = ModelSettings(n_components=5, rounds=1, tol=0.5, **LOSSES[loss])
+    fit = Fit.of(blocks.sizes, model, float(X.data.mean()))
+    state = fit.advance(blocks, fit.begin(pad_H(H)))
+    assert state.reseeded == 1
+    assert not weights_of(blocks)[:, 2].any()
+    nothing_left = state.rows[0]._replace(reconstruction_err=0.0)
+    state = fit.advance(blocks, replace(state, rows=(nothing_left,), momentum=5.0))
+    assert state.iteration == 2
+    assert state.stop_reason is None
+    assert weights_of(blocks)[:, 2].any()
 
 
 @every_loss

@@ -67,6 +67,8 @@ def test_any_form_of_a_matrix_gives_the_same_factors(loss: str, form: str) -> No
     result = factorize(given, model)
     np.testing.assert_allclose(result.W, expected.W, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(result.H, expected.H, rtol=1e-3, atol=1e-5)
+    err = expected.rows[-1].reconstruction_err
+    assert result.rows[-1].reconstruction_err == pytest.approx(err, rel=1e-4)
     for name in ("data", "indices") if sp.issparse(given) else ():  # what the caller holds is not changed
         np.testing.assert_array_equal(getattr(given, name), getattr(held, name))
 
