@@ -80,6 +80,13 @@ def assert_sound(counts: Counts) -> None:
     pairs = rows * max(1, len(counts.buckets)) + counts.indices
     assert len(np.unique(pairs)) == len(pairs)
     np.testing.assert_array_equal(np.unique(counts.terms["bucket"].to_numpy()), counts.buckets)
+    n_buckets = len(counts.buckets)
+    frequency = np.bincount(counts.indices, minlength=n_buckets)
+    np.testing.assert_array_equal(counts.document_frequency, frequency)
+    totals = np.bincount(counts.indices, counts.counts, minlength=n_buckets)
+    np.testing.assert_array_equal(counts.total_count, totals)
+    keys = [(row["bucket"], row["term"].encode()) for row in counts.terms.to_pylist()]
+    assert keys == sorted(keys)
 
 
 def assert_as_scikit_learn(counts: Counts, texts: list[str], settings: VectorizerSettings) -> None:

@@ -128,6 +128,6 @@ def _with_words(tally: Tally, words: Collection[str]) -> Tally:
 def _small(tally: Tally) -> Tally:
     """The same terms in a table small enough to stay in the nearest cache."""
     n_terms = int(tally.sizes[0])
-    slots = np.zeros(2 ** (4 * n_terms).bit_length(), np.int64)
+    slots = np.zeros(2 ** (4 * n_terms).bit_length(), np.int32)
     fill_slots(slots, tally.records, n_terms)
     return tally._replace(slots=slots)

@@ -97,7 +97,7 @@ def scan_words(
     ends: Any,
 ) -> Any:
     """The words of one document of any script: as `scan_ascii`, by the tables of `fold`."""
-    n = p = begin = letters = np.int64(0)
+    n = p = characters = inside = np.int64(0)
     i = start
     while i < stop:
         point, width = np.int64(data[np.uint64(i)]), 1
@@ -113,21 +113,25 @@ def scan_words(
                 continue
             entry = np.int64(sequences[position])
         while True:
-            if entry & WORD:
-                p = put(buffer, p, entry & CODE_POINT)
-                letters += 1
-            else:
-                begins[n], ends[n] = begin, p
-                n += letters >= min_length
-                p += 1
-                begin = p
-                letters = np.int64(0)
+            # The edges of words, and characters before them: noted for each character, for those to stay that are.
+            is_word = (entry & WORD) // WORD
+            begins[np.uint64(n)], ends[np.uint64(n)] = p, characters
+            n += is_word ^ inside
+            inside = is_word
+            characters += 1
+            p = put(buffer, p, entry & CODE_POINT)
             position += 1
             if position >= last:
                 break
             entry = np.int64(sequences[position])
-    begins[n], ends[n] = begin, p
-    return n + (letters >= min_length)
+    begins[n], ends[n] = p, characters
+    n += inside
+    kept = np.int64(0)
+    for i in range(0, n, 2):
+        letters = ends[i + 1] - ends[i]
+        begins[kept], ends[kept] = begins[i], begins[i + 1]
+        kept += letters >= min_length
+    return kept
 
 
 @compiled
