@@ -184,8 +184,14 @@ class LocalBlocks(Blocks):
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
 
+    def __enter__(self) -> LocalBlocks:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, as the end of a `with` does."""
         if self._pool is not None:
             self._pool.shutdown()
 

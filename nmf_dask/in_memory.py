@@ -56,18 +56,17 @@ def factorize(
     n, m = len(csr.indptr) - 1, csr.n_columns
     sizes = Sizes(n, m, len(csr.data), model.n_components)
     strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
-    blocks = LocalBlocks.of([csr], sizes, strips, threads)
     total = float(csr.data.sum(dtype=np.float64))
-    fit = Fit.of(sizes, model, scale=total / max(len(csr.data), 1))
-    if W is None or H is None:
-        HT = start(blocks, model.init, model.random_state, total / max(n * m, 1))
-    else:
-        HT = _custom_start(blocks, W, H)
-    state = fit.begin(HT)
-    while state.stop_reason is None:
-        state = fit.advance(blocks, state)
-    state = fit.finished(blocks, state)
-    blocks.close()
+    fit = Fit.of(sizes, model, scale=total / max(csr.nnz, 1))
+    with LocalBlocks.of([csr], sizes, strips, threads) as blocks:
+        if W is None or H is None:
+            HT = start(blocks, model.init, model.random_state, total / max(n * m, 1))
+        else:
+            HT = _custom_start(blocks, W, H)
+        state = fit.begin(HT)
+        while state.stop_reason is None:
+            state = fit.advance(blocks, state)
+        state = fit.finished(blocks, state)
     k = model.n_components
     weights = np.concatenate(blocks.W)[:, :k]
     HT = state.outcome.HT[:, :k]

@@ -186,6 +186,7 @@ def test_jobs_know_only_the_command_line() -> None:
         ("nmf_dask.config", "numpy numba dask distributed pyarrow sklearn scipy"),
         ("nmf_dask.kernels.frobenius", "dask distributed pyarrow sklearn pydantic"),
         ("nmf_dask.factorization", "dask distributed sklearn click rich"),
+        ("nmf_dask.in_memory", "dask distributed sklearn click rich"),
         ("nmf_dask.demo", "numba dask distributed sklearn"),
     ],
 )

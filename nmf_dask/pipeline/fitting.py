@@ -210,29 +210,27 @@ class OneTask(Fitting):
 
 def begin_held(problem: Problem, threads: int) -> Held:
     """A task: the start of W and H."""
-    blocks = problem.local(threads)
-    HT = start(blocks, problem.model.init, problem.model.random_state, problem.mean)
-    blocks.close()
+    with problem.local(threads) as blocks:
+        HT = start(blocks, problem.model.init, problem.model.random_state, problem.mean)
     return Held(blocks.W, problem.fit.begin(HT))
 
 
 def advance_held(problem: Problem, before: Held, threads: int) -> Held:
     """A task: passes for about a second; where they are cut makes no difference to the result."""
-    blocks, fit, state = problem.local(threads, before.W), problem.fit, before.state
+    fit, state = problem.fit, before.state
     deadline = time.monotonic() + TURN_SECONDS
-    while state.stop_reason is None:
-        state = fit.advance(blocks, state)
-        if time.monotonic() > deadline:
-            break
-    blocks.close()
+    with problem.local(threads, before.W) as blocks:
+        while state.stop_reason is None:
+            state = fit.advance(blocks, state)
+            if time.monotonic() > deadline:
+                break
     return Held(blocks.W, state)
 
 
 def finish_held(problem: Problem, before: Held, threads: int) -> Held:
     """A task: the exact loss."""
-    blocks = problem.local(threads, before.W)
-    state = problem.fit.finished(blocks, before.state)
-    blocks.close()
+    with problem.local(threads, before.W) as blocks:
+        state = problem.fit.finished(blocks, before.state)
     return Held(blocks.W, state)
 
 
