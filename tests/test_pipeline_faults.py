@@ -97,6 +97,7 @@ class Killer(Observer):
             self.killed.append(pid)
 
 
+@pytest.mark.slow
 def test_own_workers_die_at_every_stage(tmp_path, corpus, undisturbed):
     killer = Killer("count:2", "weigh:2", "pass:4", "pass:15")
     settings = settings_of(corpus, tmp_path / "m", model=KL, corpus=SIZE, run=RUN, cluster={"workers": 2})
@@ -107,18 +108,20 @@ def test_own_workers_die_at_every_stage(tmp_path, corpus, undisturbed):
     assert "4 workers were lost; their work was done again" in killer.warnings
 
 
-@pytest.mark.parametrize("moment", ["count:2", "weigh:2", "init", "pass:4", "write:1"])
-def test_one_of_two_workers_dies_for_good(tmp_path, corpus, undisturbed, moment):
-    killer = Killer(moment)
-    with dask_cluster(tmp_path, "--no-nanny") as (file, _):
-        cluster = {"scheduler": str(file), "workers": 2}
-        settings = settings_of(corpus, tmp_path / "m", model=KL, corpus=SIZE, run=RUN, cluster=cluster)
-        result = fit(settings, killer)
-    assert len(killer.killed) == 1
-    assert h_bytes(result.uri) == undisturbed
-    assert result.run["workers_lost"] == 1
+@pytest.mark.slow
+def test_workers_of_a_running_cluster_die_for_good(tmp_path, corpus, undisturbed):
+    with dask_cluster(tmp_path, "--no-nanny", n_workers=4) as (file, _):
+        for left, moment in ((4, "count:2"), (3, "pass:4"), (2, "write:1")):
+            killer = Killer(moment)
+            cluster = {"scheduler": str(file), "workers": left}
+            folder = tmp_path / f"m{left}"
+            result = fit(settings_of(corpus, folder, model=KL, corpus=SIZE, run=RUN, cluster=cluster), killer)
+            assert len(killer.killed) == 1
+            assert h_bytes(result.uri) == undisturbed
+            assert result.run["workers_lost"] == 1
 
 
+@pytest.mark.slow
 def test_a_worker_dies_under_a_fit_of_one_task(tmp_path, corpus, monkeypatch):
     monkeypatch.undo()
     settings = settings_of(corpus, tmp_path / "a", model=KL, corpus=SIZE, run=RUN)
@@ -131,6 +134,7 @@ def test_a_worker_dies_under_a_fit_of_one_task(tmp_path, corpus, monkeypatch):
     assert result.run["workers_lost"] == 1
 
 
+@pytest.mark.slow
 def test_a_document_that_kills_every_worker_is_named(tmp_path, corpus):
     (tmp_path / "deadly.py").write_text(DEADLY)
     texts = [*TEXTS[:50], "a deadly document", *TEXTS[50:100]]
@@ -184,6 +188,7 @@ def larger(tmp_path_factory):
 CHECKPOINT = "runs/*/_work/checkpoints/*/state.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_signal_to_the_whole_group_leaves_a_checkpoint_and_no_traceback(tmp_path, larger, number):
     process = started(larger, tmp_path / "m", "--workers", "2")
@@ -202,6 +207,7 @@ def test_a_signal_to_the_whole_group_leaves_a_checkpoint_and_no_traceback(tmp_pa
     assert _gone(process.pid)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_workers_behind(tmp_path, larger):
     process = started(larger, tmp_path / "m", "--workers", "2")
     wait_for(CHECKPOINT, tmp_path / "m", process)
@@ -225,6 +231,7 @@ def _gone(group: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_killed_scheduler_is_told_and_the_job_goes_on_elsewhere(tmp_path, larger):
     with dask_cluster(tmp_path) as (file, processes):
         process = started(larger, tmp_path / "m", "--scheduler", file)

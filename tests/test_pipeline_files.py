@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nmf_dask import TopicModel, fit
+from nmf_dask.errors import ConfigurationError
+from nmf_dask.pipeline import plan
+from tests.corpora import corpus_folder
 from tests.small_corpora import files_of, generated_texts, settings_of, w_table_of, write_corpus
 
 TEXTS = [*generated_texts(200), "", None, "unheard"]
@@ -177,3 +180,27 @@ def test_scratch_is_used_and_left_empty(tmp_path, corpus):
     result = fit(settings_of(corpus, tmp_path / "m", run={"scratch": str(scratch)}))
     assert result.run["status"] == "done"
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [
+        ("20newsgroups", {}),
+        ("arxiv-abstracts-demo", {"vectorizer": {"ngram_range": (1, 2)}, "model": {"n_components": 30}}),
+        ("udhr-articles", {"vectorizer": {"analyzer": "char_wb", "ngram_range": (2, 3)}}),
+    ],
+)
+def test_memory_stays_below_what_the_plan_says(tmp_path, name, sections):
+    corpus = corpus_folder(name)
+    settings = settings_of(corpus, tmp_path / "m", cluster={"workers": 1}, **sections)
+    expected = plan(settings)
+    peak = fit(settings).run["peak_memory"]
+    assert peak["largest_worker"] <= expected.expected_worker <= 2.5 * peak["largest_worker"]
+
+
+def test_a_job_that_cannot_fit_is_refused_before_it_starts(tmp_path, corpus):
+    settings = settings_of(corpus, tmp_path / "m", cluster={"workers": 1, "memory_limit": "200MiB"})
+    for refused in (plan, fit):
+        with pytest.raises(ConfigurationError, match=r"needs about .* MiB and may use 200\.0 MiB"):
+            refused(settings)
+    assert not (tmp_path / "m").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nmf_dask.blocks import FAN_IN, Sizes
+from nmf_dask.blocks import FAN_IN, Sizes, add_tree
 from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
@@ -19,7 +19,7 @@ from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
-from nmf_dask.pipeline.planning import opened, with_stop_words
+from nmf_dask.pipeline.planning import check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -41,7 +41,7 @@ from nmf_dask.store import (
     run_id,
     topics_table,
 )
-from nmf_dask.tasks import Batch, ClusterLost, TaskKilledWorkers, Tasks
+from nmf_dask.tasks import Batch, ClusterLost, Ref, TaskKilledWorkers, Tasks
 from nmf_dask.vocabulary import Vocabulary, merge, select
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def fit(settings: Settings, observer: Observer | None = None) -> FitResult:
         observer.inform(f"run {run.run_id} has finished before; nothing to do")
         run.commit()
         return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
+    if settings.cluster.scheduler is None:
+        check_memory(planned_of(settings, corpus))
     with model_folder.lock() as lock:
         return Job(settings, corpus, run, observer, lock, started).done()
 
@@ -169,9 +171,8 @@ class Job:
             return earlier
         partitions = self.corpus.partitions
         with self.account.timed("count", len(partitions), self.corpus.text_bytes):
-            numbers, tables = self._count(tasks)
+            numbers, merged = self._count(tasks)
         with self.account.timed("select"):
-            merged = tasks.tree("merge", merge, tables, FAN_IN)
             vocabulary: Vocabulary = tasks.fetch(
                 tasks.call("select", select, merged, self.settings.vectorizer)
             )
@@ -192,21 +193,23 @@ class Job:
             self.account.stages[stage] = {"seconds": 0.0, "bytes": 0}
         return vocabulary
 
-    def _count(self, tasks: Tasks) -> tuple[dict[str, int], list[Any]]:
+    def _count(self, tasks: Tasks) -> tuple[dict[str, int], Any]:
+        """Numbers of the corpus, and the handle of its table of terms, which merges while others are counted."""
         batch = Batch()
         numbers, tables = [], []
         for partition in self.corpus.partitions:
             result = batch.call("count", self._corpus_tasks().count, partition)
             numbers.append(batch.call("counted", counted_of, result))
             tables.append(batch.call("table", table_of, result))
-        handles = tasks.submit(batch, [*numbers, *tables])
-        counted: list[Counted] = self._awaited(tasks, handles[: len(numbers)])
+        merged = _merged(batch, tables)
+        *handles, table = tasks.submit(batch, [*numbers, merged])
+        counted: list[Counted] = self._awaited(tasks, handles)
         told = {
             "n_null_texts": sum(one.n_nulls for one in counted),
             "n_invalid_utf8": sum(one.n_invalid for one in counted),
         }
         self.account.tell(**told)
-        return told, handles[len(numbers) :]
+        return told, table
 
     def _awaited(self, tasks: Tasks, handles: list[Any]) -> list[Any]:
         """Values of one handle a partition, with progress as they come; an error names the partition."""
@@ -319,6 +322,12 @@ class Job:
         for index, low in enumerate(range(0, table.num_rows, rows)):
             self.run.h_part(index).write_parquet(table.slice(low, rows))
         self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
+
+
+def _merged(batch: Batch, tables: list[Ref]) -> Ref:
+    """One table of terms from those of the partitions, FAN_IN at a time, in the same tree every time."""
+    level = [batch.call("merge", merge, tables[i : i + FAN_IN]) for i in range(0, len(tables), FAN_IN)]
+    return add_tree(level, lambda some: batch.call("merge", merge, list(some)))
 
 
 def _check_enough(n_features: int, n_components: int) -> None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from nmf_dask.config import Settings, parse_bytes, redact
+from nmf_dask.blocks import FAN_IN, Sizes
+from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, parse_bytes, redact
 from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
+from nmf_dask.initialization import OVERSAMPLING
+from nmf_dask.schedule import ONE_TASK_BYTES, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
 from nmf_dask.text.analysis import analysis_of
 
 MIB = 2**20
-BASE_BYTES = 350 * MIB  # an interpreter with Arrow, Dask and compiled kernels
-# Of counting, for a byte of text: the text itself, its counts and terms while arrays grow by doubling.
-COUNT_BYTES = 6
-TABLE_BYTES = 96  # a row of the merged table of terms, while it is merged
+# Measured on corpora of 4 to 45 MB, with words up to trigrams and with characters; each is a bit above its largest.
+WORKER_BYTES = 400 * MIB  # an interpreter with Arrow, Dask and compiled kernels
+DRIVER_BYTES = 270 * MIB
+TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
+TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
+START_COPIES = (
+    24  # of an H as wide as the start's basis: the basis, its products, both once more side by side
+)
+W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
 
 
 @dataclass(frozen=True)
@@ -27,22 +36,60 @@ class Memory:
     worker: int
 
 
+class Amounts(NamedTuple):
+    """What a corpus will hold at most, from the bytes of its text: distinct terms, features (m), nonzeros."""
+
+    terms: int
+    features: int
+    nonzeros: int
+    counting: int  # bytes of memory that counting takes, a byte of text
+
+
+def amounts(text_bytes: int, vectorizer: VectorizerSettings) -> Amounts:
+    """A bound on what a text becomes. Longer n-grams repeat less: each length has more distinct terms."""
+    low, high = vectorizer.ngram_range
+    lengths = high - low + 1
+    if vectorizer.analyzer == "word":
+        terms = text_bytes * 4 ** min(high, 4) // 256
+        nonzeros = text_bytes * lengths // 8
+        counting = sum(n * n + 3 * n for n in range(low, high + 1))
+    else:
+        terms = text_bytes // 16
+        nonzeros = text_bytes * lengths // 3
+        counting = 2 + 6 * lengths
+    limit = min(vectorizer.max_features or vectorizer.n_features, vectorizer.n_features)
+    return Amounts(terms, min(limit, terms + 1000), nonzeros, counting)
+
+
 def expected_memory(
-    *, partition_bytes: int, threads: int, n_features: int, n_components: int, n_rows: int, in_process: bool
+    *,
+    text_bytes: int,
+    partition_bytes: int,
+    n_rows: int,
+    threads: int,
+    vectorizer: VectorizerSettings,
+    model: ModelSettings,
+    in_process: bool,
 ) -> Memory:
     """A bound on the memory of a job, from sizes alone (the README compares it with measured peaks).
 
-    `partition_bytes` is the text of the largest partition, `threads` those of a worker, `n_features` columns (m).
-    The driver holds H a few times and nothing that grows with the corpus.
+    `partition_bytes` is the text of the largest partition, `threads` those of a worker. The driver holds H a few
+    times and nothing that grows with the corpus; a worker holds blocks of X as far as there is room (they are
+    mapped files), which is not counted beyond those of one partition a thread.
     """
-    kp = -(-n_components // 8) * 8
-    H = n_features * kp * 4
-    table = min(4 * MIB, max(n_features * 4, n_rows * 16)) * TABLE_BYTES
-    counting = threads * partition_bytes * COUNT_BYTES + table
-    fitting = (4 + 3 * threads) * H + threads * (partition_bytes + 64 * MIB)
-    worker = BASE_BYTES + max(counting, fitting)
-    driver = BASE_BYTES + 4 * H + n_features * 200
-    return Memory(driver + worker - BASE_BYTES if in_process else driver, worker)
+    found = amounts(text_bytes, vectorizer)
+    sizes = Sizes(n_rows, found.features, found.nonzeros, model.n_components)
+    H = sizes.n_features * sizes.kp * 4
+    counting = threads * partition_bytes * found.counting + min(TABLE_ROWS, found.terms) * TABLE_BYTES
+    start = START_COPIES * sizes.n_features * -(-(model.n_components + OVERSAMPLING) // 8) * 8 * 4
+    if fits_one_task(sizes):
+        X, W, sums = sizes.nnz * 8, W_COPIES * n_rows * sizes.kp * 4, strip_count(sizes, model.beta_loss) * H
+    else:
+        sample = ONE_TASK_BYTES  # blocks of the sample, or of the strips that are being visited, and their W
+        X, W, sums = threads * partition_bytes, sample, max(threads, FAN_IN) * 2 * H
+    worker = WORKER_BYTES + max(counting, X + W + sums + 4 * H + start)
+    tables = 6 * H + sizes.n_features * 200
+    return Memory((worker if in_process else DRIVER_BYTES) + tables, worker + in_process * tables)
 
 
 @dataclass(frozen=True)
@@ -145,23 +192,29 @@ def plan(settings: Settings) -> Plan:
     """
     settings = with_stop_words(settings)
     corpus = opened(settings)
+    ModelFolder(settings.output.output or "").check_usable()
+    planned = planned_of(settings, corpus)
+    if settings.cluster.scheduler is None:
+        check_memory(planned)
+    return planned
+
+
+def planned_of(settings: Settings, corpus: Corpus) -> Plan:
+    """The plan for a corpus that is open."""
     folder = ModelFolder(settings.output.output or "")
-    folder.check_usable()
     name = run_id(settings, corpus.fingerprint)
     workers, threads, limit = _resources(settings)
-    n_features = min(
-        settings.vectorizer.max_features or settings.vectorizer.n_features, settings.vectorizer.n_features
-    )
     largest = max(partition.text_bytes for partition in corpus.partitions)
     expected = expected_memory(
+        text_bytes=corpus.text_bytes,
         partition_bytes=largest,
-        threads=threads,
-        n_features=n_features,
-        n_components=settings.model.n_components,
         n_rows=corpus.n_rows,
+        threads=threads,
+        vectorizer=settings.vectorizer,
+        model=settings.model,
         in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
     )
-    planned = Plan(
+    return Plan(
         run_id=name,
         output=redact(folder.uri),
         finished_before=folder.run(name).is_committed(),
@@ -170,20 +223,18 @@ def plan(settings: Settings) -> Plan:
         n_rows=corpus.n_rows,
         text_bytes=corpus.text_bytes,
         largest_partition=largest,
-        n_features=n_features,
+        n_features=amounts(corpus.text_bytes, settings.vectorizer).features,
         workers=workers,
         threads_per_worker=threads,
         memory_limit=limit,
         expected_driver=expected.driver,
         expected_worker=expected.worker,
     )
-    check_memory(planned, on_a_running_cluster=settings.cluster.scheduler is not None)
-    return planned
 
 
-def check_memory(planned: Plan, on_a_running_cluster: bool) -> None:
-    """Refuse a job that cannot fit; what a running cluster has shows when it is connected."""
-    if not on_a_running_cluster and planned.expected_worker > planned.memory_limit:
+def check_memory(planned: Plan) -> None:
+    """Refuse a job that cannot fit; of a running cluster it shows only when it is connected."""
+    if planned.expected_worker > planned.memory_limit:
         raise ConfigurationError(
             f"a worker needs about {_size(planned.expected_worker)} and may use {_size(planned.memory_limit)}: raise "
             "--memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
@@ -199,4 +250,13 @@ def _resources(settings: Settings) -> tuple[int, int, int]:
     threads = cluster.threads_per_worker or max(1, cores // workers)
     if cluster.memory_limit is not None:
         return workers, threads, parse_bytes(cluster.memory_limit)
-    return workers, threads, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers
+    return workers, threads, _machine_bytes() // workers
+
+
+def _machine_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError), open(file) as limit:
+            return min(machine, int(limit.read()))
+    return machine
