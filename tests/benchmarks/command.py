@@ -73,14 +73,15 @@ def _cases(given: argparse.Namespace, report: Report) -> dict[str, Callable[[], 
     corpus = {"corpus": given.corpus, "text_column": given.text_column}
     shared = corpus | {"terms": options.terms_of(given), "k": given.n_components}
     cases: dict[str, Callable[[], Run]] = {US: partial(_fit, given)}
-    arguments = shared | {"max_iter": given.peer_max_iter}
-    cases[THEM] = partial(run_function, peers.scikit_learn, arguments, given.threads)
+    threads = options.peer_threads(given)
+    arguments = shared | {"max_iter": given.peer_max_iter, "random_state": given.random_state}
+    cases[THEM] = partial(run_function, peers.scikit_learn, arguments, threads)
     if given.gensim and not report.lacks("gensim Nmf", ["gensim"]):
-        cases["gensim Nmf, one pass"] = partial(run_function, peers.gensim_nmf, shared, given.threads)
+        cases["gensim Nmf, one pass"] = partial(run_function, peers.gensim_nmf, shared, threads)
     if given.spark and not report.lacks("Spark LDA", ["pyspark"]) and _has_java(report):
-        arguments = shared | {"iterations": given.spark_iterations, "threads": given.threads}
+        arguments = shared | {"iterations": given.spark_iterations, "threads": threads}
         name = f"Spark LDA, {given.spark_iterations} iterations"
-        cases[name] = partial(run_function, peers.spark_lda, arguments, given.threads)
+        cases[name] = partial(run_function, peers.spark_lda, arguments, threads)
     return cases
 
 
@@ -98,6 +99,7 @@ def fit_command(given: argparse.Namespace, output: str) -> list[str]:
     for name, value in options.terms_of(given).items():
         if value is not None or name == "max_features":
             command += [f"--{name.replace('_', '-')}", "none" if value is None else str(value)]
+    command += ["--random-state", str(given.random_state)]
     if given.workers:
         command += ["--workers", str(given.workers)]
     threads = max(1, given.threads // (given.workers or 1))

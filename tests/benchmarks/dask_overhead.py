@@ -70,6 +70,7 @@ def _job(given: argparse.Namespace, shape: dict[str, int], partition_bytes: floa
     model = {
         "n_components": given.n_components,
         "max_iter": given.max_iter,
+        "random_state": given.random_state,
         "beta_loss": given.beta_loss,
     }
     arguments = {

@@ -45,11 +45,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _until_their_loss(report: Report, given: argparse.Namespace, folder: str, beta_loss: str) -> None:
     shared = {"folder": folder, "k": given.n_components, "beta_loss": beta_loss}
+    shared["random_state"] = given.random_state
     cases: dict[str, Callable[[], Run]] = {}
     for solver in given.peers if beta_loss == "frobenius" else ("mu",):
         arguments = shared | {"solver": solver, "max_iter": given.peer_max_iter}
         cases[f"scikit-learn {solver} {beta_loss}"] = partial(
-            run_function, factorizing.theirs, arguments, given.threads
+            run_function, factorizing.theirs, arguments, options.peer_threads(given)
         )
         if not cases.keys() & {name := f"nmf-dask {beta_loss}"}:
             arguments = shared | {"threads": given.threads, "solver": given.solver}
@@ -108,7 +109,7 @@ def _one_pass(report: Report, given: argparse.Namespace, folder: str, beta_loss:
     cases = {
         f"nmf-dask pass {beta_loss}": partial(run_function, factorizing.ours, ours, given.threads),
         f"scikit-learn iteration {beta_loss}": partial(
-            run_function, factorizing.their_iteration, theirs, given.threads
+            run_function, factorizing.their_iteration, theirs, options.peer_threads(given)
         ),
     }
     runs = in_turn(cases, given.repeat)

@@ -93,14 +93,14 @@ def _point(state: Any, clock: Clock) -> dict[str, Any]:
 
 
 def theirs(
-    folder: str, k: int, beta_loss: str, solver: str, max_iter: int, tol: float = 1e-4
+    folder: str, k: int, beta_loss: str, solver: str, max_iter: int, random_state: int
 ) -> dict[str, Any]:
     """A child: scikit-learn's NMF from its own nndsvda, whose time counts, until its tolerance is met."""
     from sklearn.decomposition import NMF
 
     X = read_matrix(folder)
     settings = {"n_components": k, "beta_loss": beta_loss, "solver": solver, "init": "nndsvda"}
-    model = NMF(**settings, max_iter=max_iter, tol=tol, random_state=0)
+    model = NMF(**settings, max_iter=max_iter, random_state=random_state)
     _warm_up(X[: 20 * k], settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -138,7 +138,9 @@ def their_iteration(folder: str, k: int, beta_loss: str, iterations: int) -> dic
     return {"iteration_seconds": (seconds[1] - seconds[0]) / iterations}
 
 
-def their_curve(folder: str, k: int, beta_loss: str, solver: str, max_iter: int) -> dict[str, Any]:
+def their_curve(
+    folder: str, k: int, beta_loss: str, solver: str, max_iter: int, random_state: int
+) -> dict[str, Any]:
     """A child: scikit-learn's loss over time, by fits of a few iterations that each go on where the last ended.
 
     The clock runs in the fits alone, the loss is computed between them. The first fit holds the init; each of the
@@ -147,7 +149,13 @@ def their_curve(folder: str, k: int, beta_loss: str, solver: str, max_iter: int)
     from sklearn.decomposition import NMF
 
     X = read_matrix(folder)
-    settings = {"n_components": k, "beta_loss": beta_loss, "solver": solver, "tol": 0, "random_state": 0}
+    settings = {
+        "n_components": k,
+        "beta_loss": beta_loss,
+        "solver": solver,
+        "tol": 0,
+        "random_state": random_state,
+    }
     curve: list[dict[str, Any]] = []
     factors: dict[str, Any] = {}
     seconds, done = 0.0, 0

@@ -35,8 +35,12 @@ def parser(
 
 
 def with_k(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the number of topics."""
+    """Add the number of topics, the seed, and the threads of peers."""
     made.add_argument("-k", "--n-components", type=int, default=10)
+    made.add_argument(
+        "--random-state", type=int, default=0, help="seed of both sides: minima differ by luck too"
+    )
+    made.add_argument("--peer-threads", type=int, help="threads of the peers, where they are to have others")
     return made
 
 
@@ -47,6 +51,11 @@ def _count_or_share(text: str) -> int | float:
 def terms_of(options: argparse.Namespace) -> dict[str, Any]:
     """The vectorizer's settings; the names and meanings of both sides are the same."""
     return {name: getattr(options, name) for name in TERMS}
+
+
+def peer_threads(options: argparse.Namespace) -> int:
+    """Threads of the other side."""
+    return int(options.peer_threads or options.threads)
 
 
 def told_of(options: argparse.Namespace) -> dict[str, Any]:

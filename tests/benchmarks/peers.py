@@ -14,7 +14,7 @@ TOKEN = r"\b\w\w+\b"
 
 
 def scikit_learn(
-    corpus: str, text_column: str, terms: dict[str, Any], k: int, max_iter: int
+    corpus: str, text_column: str, terms: dict[str, Any], k: int, max_iter: int, random_state: int
 ) -> dict[str, Any]:
     """A child: read, TfidfVectorizer (float32), NMF (mu, nndsvda, default tolerance)."""
     from sklearn.decomposition import NMF
@@ -22,7 +22,7 @@ def scikit_learn(
     started = time.perf_counter()
     X = _tfidf(corpus, text_column, terms)[0]
     weighed = time.perf_counter()
-    model = NMF(k, solver="mu", init="nndsvda", max_iter=max_iter, random_state=0)
+    model = NMF(k, solver="mu", init="nndsvda", max_iter=max_iter, random_state=random_state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit_transform(X)

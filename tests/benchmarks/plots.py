@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _curves(given: argparse.Namespace, folder: str, beta_loss: str, report: Report) -> dict[str, Any]:
     shared = {"folder": folder, "k": given.n_components, "beta_loss": beta_loss}
+    shared["random_state"] = given.random_state
     found = {}
     runs = [run_function(factorizing.ours, shared | {"threads": given.threads}, given.threads)]
     found["nmf-dask"] = runs[0]["curve"]
@@ -56,7 +57,7 @@ def _curves(given: argparse.Namespace, folder: str, beta_loss: str, report: Repo
     iterations = given.iterations if beta_loss == "frobenius" else given.kl_iterations
     for solver in CURVES[beta_loss]:
         arguments = shared | {"solver": solver, "max_iter": iterations}
-        runs = [run_function(factorizing.their_curve, arguments, given.threads)]
+        runs = [run_function(factorizing.their_curve, arguments, options.peer_threads(given))]
         found[f"scikit-learn {solver}"] = runs[0]["curve"]
         report.runs[f"scikit-learn {solver} {beta_loss}"] = runs
     return found

@@ -89,7 +89,7 @@ def _job(given: argparse.Namespace, corpus: str, k: int, partition_bytes: float 
         "corpus": corpus,
         "text_column": "text",
         "terms": options.terms_of(given),
-        "model": {"n_components": k, "max_iter": given.max_iter},
+        "model": {"n_components": k, "max_iter": given.max_iter, "random_state": given.random_state},
         "cluster": {"threads_per_worker": given.threads},
         "partition_bytes": int(partition_bytes),
     }
