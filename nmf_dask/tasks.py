@@ -77,17 +77,6 @@ class Tasks(ABC):
         batch = Batch()
         return self.submit(batch, [batch.call(label, function, item, *shared) for item in items])
 
-    def tree(
-        self, label: str, merge: Callable[[Sequence[Any]], Any], handles: Sequence[Any], fan_in: int
-    ) -> Any:
-        """Merge results, `fan_in` at a time, in the same tree every time."""
-        batch = Batch()
-        level = list(handles)
-        while len(level) > 1 or not isinstance(level[0], Ref):
-            groups = [level[i : i + fan_in] for i in range(0, len(level), fan_in)]
-            level = [batch.call(label, merge, group) for group in groups]
-        return self.submit(batch, level)[0]
-
 
 class SerialTasks(Tasks):
     """The twin of a cluster: every call is done at once, in this thread; a handle is the value."""

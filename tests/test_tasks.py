@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,6 @@ def listed(*values: Any) -> list[Any]:
 
 def nested_sum(values: Any) -> int:
     return sum(map(nested_sum, values)) if isinstance(values, list) else values
-
-
-def merge(group: Sequence[Any]) -> str:
-    return "(" + " ".join(group) + ")"
 
 
 def fail(message: str) -> None:
@@ -98,15 +94,6 @@ def test_ordinary_arguments_arrive_as_they_are(tasks: Tasks, argument: Any) -> N
 def test_map_keeps_the_order(tasks: Tasks) -> None:
     handles = tasks.map("add", add, [5, 1, 3], 10)
     assert [tasks.fetch(handle) for handle in handles] == [15, 11, 13]
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [(1, "(0)"), (3, "(0 1 2)"), (4, "((0 1 2) (3))"), (7, "((0 1 2) (3 4 5) (6))")],
-)
-def test_a_tree_has_the_shape_of_its_count(tasks: Tasks, count: int, expected: str) -> None:
-    handles = tasks.map("str", str, list(range(count)))
-    assert tasks.fetch(tasks.tree("merge", merge, handles, 3)) == expected
 
 
 def test_each_handle_completes_once(tasks: Tasks) -> None:
