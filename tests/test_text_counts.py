@@ -14,10 +14,10 @@ from nmf_dask.config import VectorizerSettings
 from nmf_dask.text import count_texts, counting
 from nmf_dask.text.analysis import analysis_of
 from nmf_dask.text.characters import count_characters
-from nmf_dask.text.counts import bucket_of, merge_buckets
+from nmf_dask.text.counts import bucket_of, copy_terms, merge_buckets
 from nmf_dask.text.documents import string_chunks
 from nmf_dask.text.reference import count_by_analyzer
-from nmf_dask.text.terms import count_block, empty_tally, fill_slots
+from nmf_dask.text.terms import count_block, empty_tally, fill_slots, murmur_terms
 from nmf_dask.text.words import count_words
 from tests.corpora import corpus_folder
 from tests.text_oracle import assert_as_scikit_learn, assert_same_matrix
@@ -157,10 +157,12 @@ def test_more_terms_than_any_first_guess(options: dict[str, Any], monkeypatch: p
     assert_as_scikit_learn(count_texts(pa.array(texts), vectorizer), texts, vectorizer)
 
 
-def test_more_stop_words_than_are_counted_at_once() -> None:
-    stop_words = tuple(f"w{i}" for i in range(0, 20_000, 2))
-    texts = [" ".join(f"w{i}" for i in range(d, 20_000, 7)) for d in range(3)]
-    vectorizer = VectorizerSettings(stop_words=stop_words, ngram_range=(1, 2))
+@pytest.mark.parametrize("ngram_range", [(1, 1), (1, 2)])
+def test_more_stop_words_than_are_counted_at_once(ngram_range: tuple[int, int]) -> None:
+    """Short and long ones, some of which no text holds: single words and pairs are stopped by different tables."""
+    names = [f"w{i}" if i % 3 else f"a_word_of_more_than_16_bytes_{i}" for i in range(20_000)]
+    texts = [" ".join(names[d::7]) for d in range(3)]
+    vectorizer = VectorizerSettings(stop_words=tuple(names[::2]), ngram_range=ngram_range)
     assert_as_scikit_learn(count_texts(pa.array(texts), vectorizer), texts, vectorizer)
 
 
@@ -176,7 +178,15 @@ def test_each_kernel_is_compiled_once() -> None:
         for options in ({}, {"stop_words": "english", "lowercase": False}, {"strip_accents": "unicode"}):
             count_texts(texts, VectorizerSettings(**options))
             count_texts(texts, VectorizerSettings(analyzer="char_wb", **options))
-    kernels = (count_words, count_characters, count_block, fill_slots, merge_buckets)
+    kernels = (
+        count_words,
+        count_characters,
+        count_block,
+        fill_slots,
+        murmur_terms,
+        copy_terms,
+        merge_buckets,
+    )
     assert [len(kernel.signatures) for kernel in kernels] == [1] * len(kernels)
 
 

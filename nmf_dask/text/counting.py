@@ -51,7 +51,8 @@ def count_texts(texts: Any, settings: VectorizerSettings) -> Counts:
     tally = _tally(parts, analysis, indptr[1:])
     n_terms, nnz, n_stops = tally.sizes.tolist()
     places = tally.places[n_stops : n_terms + 1]
-    hashes = murmur_terms(places, tally.arena)
+    hashes = np.empty(n_terms - n_stops, np.int64)
+    murmur_terms(hashes, places, tally.arena)
     tally.indices[:nnz] -= n_stops
     return counts_by_bucket(
         indptr,

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
+from nmf_dask.text.loads import load64, store64
 
 # A `string` array holds no more bytes than this; where terms need more, they are in several chunks.
 STRING_BYTES = 2**31 - 1
@@ -68,29 +69,25 @@ def counts_by_bucket(
 ) -> Counts:
     """Turn rows of counts by term into rows by bucket, where terms may meet.
 
-    `hashes` are the terms' murmur hashes as unsigned numbers; term t is arena[places[t]:places[t + 1]]. The first
-    three arrays are overwritten.
+    `hashes` are the terms' murmur hashes as unsigned numbers; term t is arena[places[t]:places[t + 1]], and the
+    arena is longer than all terms by eight bytes at least. The first three arrays are overwritten.
     """
     bucket = bucket_of(hashes, n_features)
     order = _by_bucket_and_term(bucket, places, arena)
     ascending = bucket[order]
     is_first = np.diff(ascending, prepend=-1) != 0
-    starts = np.flatnonzero(is_first)
-    shared = np.diff(starts, append=len(order)) > 1
+    buckets = ascending[is_first]
+    shared = np.append(~is_first[1:], False) | ~is_first
     place = np.cumsum(is_first) - 1
     position = np.empty(len(order), np.int32)
-    position[order] = np.where(shared[place], -1 - place, place)
-    of_terms = np.zeros((len(order), 2), np.int64)
-    met = np.zeros(len(starts), np.int64)
-    nnz = merge_buckets(indptr, indices, counts, position, np.full(len(starts), -1, np.int64), of_terms, met)
-    of_terms = of_terms[order]
-    statistics = np.zeros((2, len(starts)), np.int64)
-    if len(starts):
-        np.add.reduceat(of_terms.T, starts, axis=1, out=statistics)
-        statistics[0] -= met
+    position[order] = np.where(shared, -1 - place, place)
+    last = np.full(len(buckets), -1, np.int64)
+    of_terms, statistics = np.zeros(2 * len(order), np.int64), np.zeros((2, len(buckets)), np.int64)
+    nnz = merge_buckets(indptr, indices, counts, position, last, of_terms, statistics)
     terms = term_strings(*gathered(order, places, arena))
-    table = pa.table({"bucket": ascending, "term": terms, "document_frequency": of_terms[:, 0].copy()})
-    return Counts(indptr, indices[:nnz], counts[:nnz], ascending[starts], table, n_invalid, statistics)
+    frequency = of_terms[::2][order]
+    table = pa.table({"bucket": ascending, "term": terms, "document_frequency": frequency})
+    return Counts(indptr, indices[:nnz], counts[:nnz], buckets, table, n_invalid, statistics)
 
 
 def bucket_of(hashes: NDArray[np.int64], n_features: int) -> NDArray[np.int32]:
@@ -116,29 +113,34 @@ def _by_bucket_and_term(
     return order
 
 
-@compiled
-def gathered(rows: Any, places: Any, arena: Any) -> Any:
-    """The terms `rows` side by side: where each begins, (rows + 1,), and their bytes."""
+def gathered(
+    rows: NDArray[np.int64], places: NDArray[np.int64], arena: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The terms `rows` side by side: where each begins, (rows + 1,), and their bytes, eight more than they are."""
     offsets = np.zeros(len(rows) + 1, np.int64)
-    for i in range(len(rows)):
-        offsets[i + 1] = offsets[i] + places[rows[i] + 1] - places[rows[i]]
-    content = np.empty(offsets[-1], np.uint8)
-    for i in range(len(rows)):
-        place = places[rows[i]] - offsets[i]
-        for j in range(offsets[i], offsets[i + 1]):
-            content[np.uint64(j)] = arena[np.uint64(place + j)]
+    np.cumsum(np.diff(places)[rows], out=offsets[1:])
+    content = np.empty(offsets[-1] + 8, np.uint8)
+    copy_terms(content, offsets, rows, places, arena)
     return offsets, content
 
 
 @compiled
-def merge_buckets(
-    indptr: Any, indices: Any, counts: Any, position: Any, last: Any, of_terms: Any, met: Any
-) -> Any:
-    """Replace terms by positions of buckets, in place, and add up those that meet.
+def copy_terms(content: Any, offsets: Any, rows: Any, places: Any, arena: Any) -> None:
+    """Copy term `rows[i]` to content[offsets[i]:offsets[i + 1]], and up to seven bytes too many."""
+    for i in range(len(rows)):
+        shift = places[rows[i]] - offsets[i]
+        for j in range(offsets[i], offsets[i + 1], 8):
+            store64(content, j, load64(arena, j + shift))
 
-    `position` is -1 minus itself where several terms have one bucket. `last` (b,) starts at -1. Adds to `of_terms`
-    (terms, 2) each term's documents and occurrences, and to `met` (b,) how often terms met. Returns the number of
-    counts that are left.
+
+@compiled
+def merge_buckets(
+    indptr: Any, indices: Any, counts: Any, position: Any, last: Any, of_terms: Any, statistics: Any
+) -> Any:
+    """Replace terms by positions of buckets, in place, and add up those that meet; returns how many are left.
+
+    `position` is -1 minus itself where several terms have one bucket; `last` (b,) is -1. Adds the documents and the
+    occurrences of each term to `of_terms` (2 * terms,), those of each bucket to `statistics` (2, b).
     """
     nnz = np.int64(0)
     begin = indptr[0]
@@ -147,14 +149,14 @@ def merge_buckets(
         end = indptr[d + 1]
         for i in range(begin, end):
             term, count = np.uint64(indices[np.uint64(i)]), counts[np.uint64(i)]
-            of_terms[term, 0] += 1
-            of_terms[term, 1] += count
+            of_terms[np.uint64(2) * term] += 1
+            of_terms[np.uint64(2) * term + np.uint64(1)] += count
             b = position[term]
             if b < 0:
                 b = -1 - b
                 if last[b] >= row:
                     counts[last[b]] += count
-                    met[b] += 1
+                    statistics[0, b] -= 1
                     continue
                 last[b] = nnz
             indices[np.uint64(nnz)] = b
@@ -162,6 +164,11 @@ def merge_buckets(
             nnz += 1
         indptr[d + 1] = nnz
         begin = end
+    for t in range(len(position)):
+        b = position[t]
+        b = -1 - b if b < 0 else b
+        statistics[0, b] += of_terms[2 * t]
+        statistics[1, b] += of_terms[2 * t + 1]
     return nnz
 
 

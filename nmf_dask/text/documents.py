@@ -67,7 +67,10 @@ def documents_of(strings: Any) -> Documents:
 
 def lowered_by_python(strings: Any) -> Any:
     """Lower each document that holds a capital sigma as a whole: neighbours decide which small one it is."""
-    data, _, ends = documents_of(strings)
+    documents = documents_of(strings)
+    if documents.ascii_only:
+        return strings
+    data, _, ends = documents
     lead, trail = CAPITAL_SIGMA.encode()
     hits = np.flatnonzero(data[:-1] == lead)
     hits = hits[data[hits + 1] == trail]

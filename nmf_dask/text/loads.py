@@ -34,6 +34,19 @@ def load64(typing_context: Any, buffer: Any, position: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def store64(typing_context: Any, buffer: Any, position: Any, word: Any) -> Any:
+    """Set `buffer[position:position + 8]`, which must lie within the buffer, to a number of 64 bits."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        address = builder.add(builder.ptrtoint(data, ir.IntType(64)), args[1])
+        builder.store(args[2], builder.inttoptr(address, ir.IntType(64).as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(buffer, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def trailing_zeros(typing_context: Any, bits: Any) -> Any:
     """Position of the lowest bit that is set in an unsigned number of 64 bits, 64 where none is."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nmf_dask.text.analysis import Analysis
 from nmf_dask.text.counts import Counts, counts_by_bucket
+from nmf_dask.text.terms import PADDING
 
 
 def count_by_analyzer(chunks: Sequence[Any], analysis: Analysis, n_invalid: int) -> Counts:
@@ -43,7 +44,7 @@ def count_by_analyzer(chunks: Sequence[Any], analysis: Analysis, n_invalid: int)
         np.array(counts, np.int32),
         np.array(hashes, np.int64),
         np.cumsum([0, *map(len, contents)], dtype=np.int64),
-        np.frombuffer(b"".join(contents), np.uint8).copy(),
+        np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8).copy(),
         settings.n_features,
         n_invalid,
     )

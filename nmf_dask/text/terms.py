@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
-from nmf_dask.text.loads import load32, load64
+from nmf_dask.text.loads import load32, load64, store64
 
 # Loads may begin at the end of a term: every buffer of bytes is longer than its content by what they read there.
 PADDING = 24
@@ -112,7 +112,7 @@ def scrambled(block: Any) -> Any:
     return np.uint32(k * np.uint32(0x1B873593))
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def stirred(h: Any, block: Any) -> Any:
     """The state of murmur3 after one more whole block."""
     h = np.uint32(h ^ scrambled(block))
@@ -124,17 +124,11 @@ def stirred(h: Any, block: Any) -> Any:
 def murmur(buffer: Any, begin: Any, length: Any) -> Any:
     """MurmurHash3_x86_32 (seed 0) of `length` bytes, as an unsigned number.
 
-    The tail is a masked block, because a zero block changes nothing. Few words have more than three whole ones.
+    The tail is a masked block, because a zero block changes nothing.
     """
     h = np.uint32(0)
-    first = stirred(h, load32(buffer, begin))
-    h = first if length >= 4 else h
-    second = stirred(h, load32(buffer, begin + 4))
-    h = second if length >= 8 else h
-    third = stirred(h, load32(buffer, begin + 8))
-    h = third if length >= 12 else h
     tail = begin + (length & ~3)
-    for position in range(begin + 12, tail, 4):
+    for position in range(begin, tail, 4):
         h = stirred(h, load32(buffer, position))
     mask = np.uint32((1 << (8 * (length & 3))) - 1)
     h = np.uint32(h ^ scrambled(np.uint32(load32(buffer, tail) & mask)))
@@ -163,12 +157,10 @@ def quick_hash(buffer: Any, begin: Any, length: Any, low: Any, high: Any) -> Any
 
 
 @compiled
-def murmur_terms(places: Any, arena: Any) -> Any:
-    """The murmur hash of each term, int64, term t being arena[places[t]:places[t + 1]]."""
-    hashes = np.empty(len(places) - 1, np.int64)
+def murmur_terms(hashes: Any, places: Any, arena: Any) -> None:
+    """Set `hashes` to the murmur hashes of terms, term t being arena[places[t]:places[t + 1]]."""
     for term in range(len(hashes)):
         hashes[term] = murmur(arena, places[term], places[term + 1] - places[term])
-    return hashes
 
 
 @compiled
@@ -211,8 +203,8 @@ def add(tally: Any, buffer: Any, begin: Any, length: Any, slot: Any) -> Any:
     """Give a new term its number, in the slot that `find` named. There must be room."""
     term = tally.sizes[0]
     place = tally.places[term]
-    for i in range(length):
-        tally.arena[place + i] = buffer[begin + i]
+    for done in range(0, length, 8):
+        store64(tally.arena, place + done, load64(buffer, begin + done))
     record = RECORD * term
     low = load64(buffer, begin) & first_bytes(length)
     high = load64(buffer, begin + 8) & first_bytes(length - 8)
@@ -237,7 +229,7 @@ def fill_slots(slots: Any, records: Any, n_terms: Any) -> None:
         slots[slot] = term + 1
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def guess_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> Any:
     """Find the terms of ranges of bytes in `tally.guesses`, without those that are not counted; returns how many.
 

@@ -12,7 +12,7 @@ from nmf_dask.text.terms import PADDING, begin_document, count_run, find
 _ONE = np.uint64(1)
 
 
-@compiled
+@compiled(inline=True)  # type: ignore[untyped-decorator]
 def scan_ascii(
     data: Any, start: Any, stop: Any, case: Any, min_length: Any, buffer: Any, begins: Any, ends: Any
 ) -> Any:
