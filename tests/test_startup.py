@@ -64,7 +64,7 @@ class TestCompletion:
             "COMP_CWORD": "3",
         }
         done = run_python("-m", "nmf_dask", env={**os.environ, **script})
-        assert done.stdout.split() == ["plain,mu", "plain,cd"]
+        assert done.stdout.split() == ["plain,auto", "plain,mu", "plain,cd"]
 
 
 class TestPackage:
