@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import scipy.sparse
+from distributed import Client, LocalCluster
 from sklearn.decomposition import NMF
 
 from nmf_dask.tasks import Batch, SerialTasks
-from tests.benchmarks import corpus_c, factorization, measuring, network, problems
+from tests.benchmarks import corpus_c, factorization, jobs, measuring, network, problems
 from tests.benchmarks.pool import PoolTasks
 from tests.benchmarks.text import timed
 
@@ -274,6 +276,34 @@ class TestNetwork:
         )
         assert small < large
         assert network.fastest(self.LOAD, machine) >= network.most_workers(self.LOAD, machine)
+
+
+@dataclass
+class Held:
+    """Arrays in an object, whose size Dask does not see."""
+
+    values: Any
+
+
+def grown(seed: int) -> Held:
+    return Held(np.random.default_rng(seed).random(1_000_000, np.float32))
+
+
+def first_values(*held: Held) -> float:
+    return sum(float(one.values[0]) for one in held)
+
+
+@pytest.mark.slow
+def test_bytes_are_those_on_the_wire() -> None:
+    shape = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with LocalCluster(**shape) as cluster, Client(cluster) as client:
+        client.run(jobs.count_written)
+        here, there = client.scheduler_info(n_workers=-1)["workers"]
+        held = [client.submit(grown, seed, workers=[where]) for seed, where in enumerate((here, there))]
+        client.submit(first_values, *held, workers=[here]).result()
+        sent = client.run(jobs.bytes_written)
+    assert sent[there] == pytest.approx(4e6, rel=0.05)
+    assert sent[here] < 1e5
 
 
 class TestPool:

@@ -99,14 +99,13 @@ def _moved(given: argparse.Namespace, runs: list[Run]) -> dict[str, Any]:
     run, workers = runs[0], SHAPES["2 processes"]["workers"]
     if not run["rounds"]:
         return {"what": "the fit was one task; nothing moved in rounds (see --many-tasks)"}
-    each = run["bytes_between_workers"] / workers / run["rounds"]
+    each = run["bytes_sent"] / workers / run["rounds"]
     statistics = 2 * given.n_components * run["n_features"] * 4
     return {
         "rounds": run["rounds"],
         "KB a worker and round": each / 1e3,
         "2·k·m·4, KB": statistics / 1e3,
         "of it": each / statistics,
-        "sent to anyone": run["bytes_sent"] / workers / run["rounds"] / statistics,
     }
 
 
