@@ -112,6 +112,7 @@ class TestFlags:
         assert pipeline.settings == Settings(
             corpus={"input": ("a", "b", "c"), "text_column": "body", "id_column": "key"},
             model={
+                "solver": "mu",
                 "n_components": 5,
                 "beta_loss": "kullback-leibler",
                 "init": "random",

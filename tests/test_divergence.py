@@ -90,6 +90,7 @@ def test_float32_is_summed_in_float64():
     assert beta_divergence(X, *zero, "frobenius") == 2**24 + 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1e3), st.floats(0, 1e3)), max_size=20))
 def test_kullback_leibler_equals_scipy(pairs):
     p, q = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
