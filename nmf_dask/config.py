@@ -200,7 +200,7 @@ class ModelSettings(Section):
     beta_loss: Literal["frobenius", "kullback-leibler"] = Field("frobenius", description="what is minimized")
     solver: Literal["auto", "mu", "cd"] = Field(
         "auto",
-        description='mu: multiplicative updates; cd: coordinate descent, for Frobenius; auto: by loss; scikit-learn: "cd"',
+        description='multiplicative updates, coordinate descent, or by the loss; scikit-learn: "cd"',
     )
     init: Literal["random", "nndsvd", "nndsvda"] = Field(
         "nndsvda", description='how W and H start; scikit-learn: "none"'
