@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from nmf_dask.config import VectorizerSettings
-from nmf_dask.text import Counts, count_texts
+from nmf_dask.text import Counts, count_texts, counting
+from nmf_dask.text.terms import empty_tally
 from tests.small_corpora import generated_texts
 
 
@@ -27,3 +28,22 @@ def test_partitions_that_take_turns_are_counted_the_same():
         assert told(count_texts(parts[part], settings)) == first[part], (
             f"turn {turn}, {len(held)} arrays held"
         )
+
+
+def test_an_empty_slot_is_no_match_for_what_memory_holds(monkeypatch):
+    """The records of an earlier call, left where this one's will be: its first term must not be found in them."""
+    settings = VectorizerSettings()
+    used = []
+
+    def kept(*arguments):
+        tally = empty_tally(*arguments)
+        if used:
+            tally.records[: len(used[0].records)] = used[0].records[: len(tally.records)]
+        used.append(tally)
+        return tally
+
+    monkeypatch.setattr(counting, "empty_tally", kept)
+    count_texts(pa.array(["alpha beta"]), settings)
+    counts = count_texts(pa.array(["gamma alpha alpha"]), settings)
+    assert sorted(counts.terms["term"].to_pylist()) == ["alpha", "gamma"]
+    assert counts.counts.tolist() == [1, 2]

@@ -258,6 +258,8 @@ def guess_block(tally: Any, buffer: Any, begins: Any, ends: Any, size: Any) -> A
         differing |= records[record + np.uint64(1)] ^ (load64(buffer, begin + 8) & _HIGH[short])
         differing |= records[record + np.uint64(2)] ^ ((length << 32) | hashes[np.uint64(i)])
         differing |= length - np.int64(short)
+        # An empty slot (-1) is no match, whatever memory held before of the record that it was compared with.
+        differing |= term >> np.int64(63)
         term = term if differing == 0 else -1 - i
         guesses[np.uint64(kept)] = term
         kept += np.uint64(term) >= not_counted
