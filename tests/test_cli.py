@@ -1,6 +1,7 @@
 """The command line: flags to settings, results on stdout, everything else on stderr, exit codes."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -377,6 +378,32 @@ class TestExitCodes:
         assert "SIGTERM" in capsys.readouterr().err
         assert reached == ["checkpoint"]
         assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_sigterm_where_python_drops_what_is_raised(self, pipeline, capsys, monkeypatch):
+        """Dask looks on while garbage is collected; a signal that met it there was lost, and the job went on."""
+        asked = []
+
+        def look_on(phase, info):
+            if not asked:
+                asked.append(phase)
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0)  # the handler runs here
+
+        def wait(settings, observer):
+            gc.callbacks.append(look_on)
+            try:
+                gc.collect()
+                time.sleep(10)
+            finally:
+                gc.callbacks.remove(look_on)
+
+        monkeypatch.setattr(sys.modules["nmf_dask.pipeline"], "fit", wait)
+        hook = sys.unraisablehook
+        assert main(["fit", *JOB]) == 75
+        said = capsys.readouterr().err
+        assert "SIGTERM" in said
+        assert "Traceback" not in said
+        assert sys.unraisablehook is hook
 
     def test_outside_of_the_main_thread(self, pipeline):
         codes = []

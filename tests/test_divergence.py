@@ -91,7 +91,8 @@ def test_float32_is_summed_in_float64():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1e3), st.floats(0, 1e3)), max_size=20))
+# SciPy's own terms are minus infinity where p / q is zero to a float: that has a test of its own.
+@given(st.lists(st.tuples(*[st.floats(0, 1e3, allow_subnormal=False)] * 2), max_size=20))
 def test_kullback_leibler_equals_scipy(pairs):
     p, q = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
     assert kullback_leibler_divergence(p, q) == pytest.approx(kl_div(p, q).sum(), rel=1e-12)
@@ -141,3 +142,9 @@ def test_kullback_leibler_needs_equal_shapes():
 def test_an_unknown_loss_is_refused_by_name(beta_loss):
     with pytest.raises(ValueError, match=f"{beta_loss!r}.*frobenius.*kullback-leibler"):
         beta_divergence(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), beta_loss)
+
+
+def test_kullback_leibler_of_what_is_nearly_zero():
+    """p log(p / q) tends to zero with p; SciPy's logarithm of a quotient that vanished does not."""
+    assert kullback_leibler_divergence([5e-324, 1.0], [2.0, 1.0]) == 2.0
+    assert kullback_leibler_divergence([5e-324, 1.0], [2.0, 0.0]) == np.inf

@@ -1,21 +1,17 @@
 """The command line: arguments to settings to one call. Nothing heavy is imported before a command runs."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from types import FrameType
 from typing import Any
 
 import click
 
 from nmf_dask import __version__
 from nmf_dask.cli.errors import Console, report
-from nmf_dask.errors import RetryableError
+from nmf_dask.cli.termination import termination_as_error
 
 COMMANDS = ("fit", "topics", "demo")
 
@@ -69,27 +65,9 @@ def main(args: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a term the terminal cannot write must not end the job
             stream.reconfigure(errors="backslashreplace")
-    with _termination_as_error():
+    with termination_as_error():
         try:
             outcome: Any = commands.main(arguments, prog_name="nmf-dask", standalone_mode=False, obj=console)
         except BaseException as error:  # each way to fail has its exit code, and none a traceback
             return report(error, console)
     return outcome if isinstance(outcome, int) else 0
-
-
-@contextmanager
-def _termination_as_error() -> Iterator[None]:
-    """While the block runs, the first SIGTERM raises RetryableError; later ones leave the clean-up alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise RetryableError("stopped by SIGTERM; run the same command again to go on")
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

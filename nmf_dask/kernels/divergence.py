@@ -65,7 +65,9 @@ def kullback_leibler_divergence(p: ArrayLike, q: ArrayLike) -> float:
     _check_not_negative("q", q)
     from scipy.special import kl_div
 
-    return float(kl_div(p, q).sum())
+    terms = kl_div(p, q)
+    # No term is negative, but SciPy's is minus infinity where p / q is too small for a float: the limit is q.
+    return float(np.where(terms == -np.inf, q, terms).sum())
 
 
 def frobenius_norm(a: Matrix) -> float:
