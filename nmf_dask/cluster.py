@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, LocalCluster, Nanny, Worker, WorkerPlugin
 from threadpoolctl import threadpool_limits
 
 import nmf_dask
@@ -91,11 +91,14 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     }
     worker_log = logging.getLogger("distributed.worker")
     worker_log.addFilter(_is_news)
-    with dask.config.set(quiet):
-        own = settings.scheduler is None
+    own = settings.scheduler is None
+    in_process = own and settings.workers is None
+    # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
+    blas = threadpool_limits(1, user_api="blas") if in_process else nullcontext()
+    with dask.config.set(quiet), blas:
         client = _embedded(settings) if own else _existing(settings.scheduler or "", settings.workers)
         try:
-            yield _described(client, own, in_process=own and settings.workers is None)
+            yield _described(client, own, in_process)
         finally:
             _close(client, own)
             worker_log.removeFilter(_is_news)
@@ -109,20 +112,15 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _embedded(settings: ClusterSettings) -> Client:
     """Threads of this process, or, where workers are asked for, processes that a nanny starts again.
 
-    Threads were measured against processes: kernels and BLAS run without the GIL, nothing is copied between
-    workers, and the start takes 0.1 s instead of 2 s (see the README).
+    Threads are the default: kernels and BLAS run without the GIL, nothing is copied between workers, and there is
+    no process to start (tests/benchmarks/dask_overhead.py measures both).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     in_process = settings.workers is None
-    n_workers = settings.workers or 1
-    threads = settings.threads_per_worker or max(1, cores // n_workers)
-    if in_process:
-        # Workers in processes of their own have it from their nanny.
-        threadpool_limits(1, user_api="blas")
+    n_workers, threads = settings.shape()
     cluster = LocalCluster(
         n_workers=n_workers,
         threads_per_worker=threads,
-        processes=not in_process,
+        worker_class=Worker if in_process else OwnNanny,
         memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
         dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
         # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
@@ -131,6 +129,31 @@ def _embedded(settings: ClusterSettings) -> Client:
     client = Client(cluster)
     client.wait_for_workers(n_workers, timeout=WORKERS_SECONDS)
     return client
+
+
+class OwnWorker(Worker):  # type: ignore[misc]
+    """A worker process that ends without a word: the job tells why it ends.
+
+    One that a nanny started while the cluster closes is told twice to end, and the second time finds its connections
+    closed. Dask raises that out of the process, traceback and all.
+    """
+
+    async def close(self, *args: Any, **kwargs: Any) -> str | None:
+        """End; what breaks while ending is nobody's concern any more."""
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
+        try:
+            status: str | None = await super().close(*args, **kwargs)
+        except (RuntimeError, OSError):
+            return None
+        return status
+
+
+class OwnNanny(Nanny):  # type: ignore[misc]
+    """Starts an `OwnWorker`, and another for one that died."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, worker_class=OwnWorker, **kwargs)
 
 
 def _has_dashboard() -> bool:

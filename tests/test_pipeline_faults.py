@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -266,3 +267,30 @@ def test_partial_runs_are_never_read(tmp_path, corpus):
     assert len(seen) > 10
     assert not any(seen)
     assert pq.read_table(Path(result.uri, "W")).num_rows == len(TEXTS)
+
+
+# A worker whose nanny ended it while it was starting: it ends again, and finds its connections closed.
+ENDED_TWICE = """
+import time
+from nmf_dask.cluster import connected
+from nmf_dask.config import ClusterSettings
+
+async def end_without_connections(dask_worker):
+    await dask_worker.rpc.close()
+    dask_worker.loop.call_later(0.1, dask_worker._event_finished.set)
+
+if __name__ == "__main__":
+    with connected(ClusterSettings(workers=1)) as cluster:
+        cluster.client.run(end_without_connections)
+        time.sleep(1)
+"""
+
+
+def test_a_worker_process_that_ends_twice_prints_nothing(tmp_path):
+    (tmp_path / "ended_twice.py").write_text(ENDED_TWICE)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "ended_twice.py")],
+        env=environment(), capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr == ""
