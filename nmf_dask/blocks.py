@@ -17,17 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.kernels.matrices import Csr, aligned, frozen, zeros
+from nmf_dask.kernels.matrices import Csr, aligned, frozen, padded_width, zeros
 
 FAN_IN = 4  # of sums; strips that are neighbours live on one worker, so that most of the tree moves nothing
 T = TypeVar("T")
-
-
-class Summable(Protocol):
-    """Sums over rows."""
-
-    def add(self, other: Any) -> None:
-        """Add the sums of other rows, in place."""
 
 
 class Step(Protocol):
@@ -50,8 +43,8 @@ class Sizes(NamedTuple):
 
     @property
     def kp(self) -> int:
-        """`n_components`, rounded up to whole vector registers."""
-        return -(-self.n_components // 8) * 8
+        """Width of W and of H transposed."""
+        return padded_width(self.n_components)
 
 
 class Run(NamedTuple):

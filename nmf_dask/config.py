@@ -6,6 +6,7 @@ The descriptions are the comments of jobs/example.toml and the help of the comma
 
 from __future__ import annotations
 
+import os
 import re
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, get_args
@@ -270,6 +271,12 @@ class ClusterSettings(Section):
     memory_limit: MemorySize | None = Field(
         None, description="memory a worker may use; none: its share of all", examples=["4GiB"]
     )
+
+    def shape(self) -> tuple[int, int]:
+        """Workers of a cluster of its own (one: this process), and threads of each."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = self.workers or 1
+        return workers, self.threads_per_worker or max(1, cores // workers)
 
     @model_validator(mode="after")
     def _shapes_only_its_own_cluster(self) -> ClusterSettings:

@@ -27,9 +27,8 @@ from nmf_dask.kernels.matrices import Csr, aligned, zeros
 from nmf_dask.tasks import Batch, ClusterLost, Ref, TaskKilledWorkers, Tasks
 
 Weights = NDArray[np.float32]
-MOST_RETRIES = (
-    1  # of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count
-)
+# Of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count.
+MOST_RETRIES = 1
 
 
 @contextmanager

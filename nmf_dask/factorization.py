@@ -1,7 +1,7 @@
 """The loop over passes: rounds with decaying sums first, then whole passes until the loss stands still.
 
-DESIGN.md section 6 says what a pass and a round are and where the ideas come from (Yin, Gao and Zhang's frequent
-updates of block-wise NMF; Lefèvre, Bach and Févotte's online NMF; Mairal's surrogate statistics).
+A pass goes once over the data, a round over a share of it. The ideas are Yin, Gao and Zhang's frequent updates of
+block-wise NMF, Lefèvre, Bach and Févotte's online NMF, and Mairal's surrogate statistics.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ class Fit:
         momentum = state.momentum if steady and not is_plain(self.model) else 0.0
         if momentum:
             blocks.keep()
-        outcome = (self._many_rounds if plan.rounds > 1 else self._whole_pass)(blocks, plan, state, momentum)
+        if plan.rounds > 1:
+            outcome = self._many_rounds(blocks, plan, state)
+        else:
+            outcome = self._whole_pass(blocks, plan, state, momentum)
         divergence, dead, revived = blocks.fetch(blocks.apply(_summary, outcome, state.outcome))
         err = float(np.sqrt(2 * divergence))
         rose = len(state.rows) > len(self.first) and err > state.rows[-1].reconstruction_err
@@ -151,7 +154,7 @@ class Fit:
     def _uncarried(self, outcome: Outcome) -> Outcome:
         return outcome._replace(factor=self.objective.factor(outcome.HT))
 
-    def _many_rounds(self, blocks: Blocks, plan: PassPlan, state: FitState, momentum: float) -> Any:
+    def _many_rounds(self, blocks: Blocks, plan: PassPlan, state: FitState) -> Any:
         """H updated after each share of the rows, from sums that decay; blocks are shuffled, so shares are random."""
         step = Visit(self.objective, plan.w_sweeps)
         turn = Turn(self.objective, plan, blocks.parallel)
@@ -163,7 +166,7 @@ class Fit:
 
     def _whole_pass(self, blocks: Blocks, plan: PassPlan, state: FitState, momentum: float) -> Any:
         """All rows, then H, which is carried on along its last step."""
-        sums = blocks.visit(Visit(self.objective, plan.w_sweeps), blocks.apply(_factor, state.outcome))
+        sums = blocks.visit(Visit(self.objective, plan.w_sweeps), blocks.apply(factor_of, state.outcome))
         close = Close(self.objective, plan.h_sweeps, momentum, blocks.parallel)
         return blocks.apply(close, state.outcome, sums)
 
@@ -199,7 +202,7 @@ class Fit:
         """The last state with an exact loss: KL's passes know that of the H before."""
         if isinstance(self.objective, Frobenius) and state.rows and state.rows[-1].rounds == 1:
             return state
-        factor = blocks.apply(_factor, blocks.apply(self._uncarried, state.outcome))
+        factor = blocks.apply(factor_of, blocks.apply(self._uncarried, state.outcome))
         sums = blocks.visit(Visit(self.objective, 0), factor)
         err = float(np.sqrt(2 * blocks.fetch(blocks.apply(self.objective.divergence, sums, factor))))
         return replace(state, rows=(*state.rows[:-1], state.rows[-1]._replace(reconstruction_err=err)))
@@ -216,7 +219,8 @@ def _first(carry: Carry) -> Factor:
     return carry[0]
 
 
-def _factor(outcome: Outcome) -> Factor:
+def factor_of(outcome: Outcome) -> Factor:
+    """What the next pass meets rows with."""
     return outcome.factor
 
 

@@ -15,19 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.blocks import ALL, Blocks, Share
+from nmf_dask.blocks import Blocks, Share
 from nmf_dask.kernels import frobenius
-from nmf_dask.kernels.matrices import Csr, aligned, read_only, zeros
+from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, zeros
+from nmf_dask.kernels.objective import TILE
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 OVERSAMPLING = 6  # the Krylov space is several times as wide; this is about the last vectors of a block
-KRYLOV_PASSES = (
-    5  # on 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it
-)
+# On 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it.
+KRYLOV_PASSES = 5
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
-TILE = 512
 ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
 
 
@@ -122,24 +121,10 @@ class RandomW:
         W *= np.float32(self.scale)
 
 
-@dataclass(frozen=True)
-class FillW:
-    """Sets every weight of W to one value."""
-
-    value: float
-    n_components: int
-
-    def empty(self, n_features: int, kp: int) -> Total:
-        return Total(0.0)
-
-    def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Any, sums: Total) -> None:
-        W[:, : self.n_components] = self.value
-
-
 def pad_H(H: NDArray[Any]) -> Floats:
     """H (k, m) in the layout of the kernels: transposed, float32, its topic axis padded with zeros: (m, kp)."""
     k, m = H.shape
-    HT = np.zeros((m, -(-k // 8) * 8), np.float32)
+    HT = np.zeros((m, padded_width(k)), np.float32)
     HT[:, :k] = H.T
     return HT
 
@@ -170,10 +155,10 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     """The k largest singular values of X and its right singular vectors (m, k), from a share of the rows."""
     sizes = blocks.sizes
     share = Share(0, max(1, round(sizes.n_rows / SAMPLE_ROWS)))
-    width = -(-(sizes.n_components + OVERSAMPLING) // 8) * 8
+    width = padded_width(sizes.n_components + OVERSAMPLING)
     if KRYLOV_PASSES * width >= sizes.n_features:
         # The space of all features is no larger: its basis is the unit vectors, and one pass is enough.
-        K = np.eye(sizes.n_features, -(-sizes.n_features // 8) * 8, dtype=np.float32)
+        K = np.eye(sizes.n_features, padded_width(sizes.n_features), dtype=np.float32)
         AK = _project(blocks, read_only(aligned(K), np.float32), share)
     else:
         Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
@@ -258,8 +243,3 @@ def start(blocks: Blocks, init: str, seed: int, mean: float) -> Floats:
     if init == "random":
         return random_start(blocks, seed, mean)
     return nndsvd_start(blocks, seed, mean, fill_zeros=init == "nndsvda")
-
-
-def fill(blocks: Blocks, value: float) -> None:
-    """Set every weight of W to one value: a start that any H can follow."""
-    blocks.fetch(blocks.visit(FillW(value, blocks.sizes.n_components), None, ALL))

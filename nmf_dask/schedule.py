@@ -1,7 +1,7 @@
 """Which passes a fit makes, and in how many strips: from settings and sizes alone.
 
-So a corpus gets the same schedule, and the same bytes, wherever it runs. DESIGN.md section 6 says what a pass and a
-round are; the numbers here were chosen on four corpora (tests/benchmarks has the program).
+So a corpus gets the same schedule, and the same bytes, wherever it runs. A pass goes once over the data, a round over
+a share of it. The numbers here were chosen on four corpora.
 """
 
 from __future__ import annotations

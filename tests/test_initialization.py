@@ -11,7 +11,7 @@ from sklearn.decomposition._nmf import _initialize_nmf
 
 from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
 from nmf_dask.initialization import _singular_vectors as singular_vectors
-from nmf_dask.initialization import fill, pad_H, start
+from nmf_dask.initialization import pad_H, start
 from tests.matrices import split
 
 Start = tuple[np.ndarray, np.ndarray]
@@ -160,11 +160,3 @@ def test_pad_H_is_H_transposed_with_zeros() -> None:
     assert HT.dtype == np.float32
     np.testing.assert_array_equal(HT[:, :3], H.T)
     assert not HT[:, 3:].any()
-
-
-def test_fill_sets_every_weight_but_the_padding() -> None:
-    blocks = blocks_of(np.ones((5, 4)), 3)
-    fill(blocks, 0.25)
-    W = np.concatenate(blocks.W)
-    assert (W[:, :3] == 0.25).all()
-    assert not W[:, 3:].any()

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from threadpoolctl import threadpool_info
 
 import nmf_dask.cluster
 from nmf_dask import fit
@@ -160,3 +161,10 @@ def test_a_scheduler_that_is_not_there(tmp_path, corpus, monkeypatch):
     assert told["status"] == "failed"
     assert "tcp://127.0.0.1:9" in told["error"]
     assert "LOCK" not in files_of(tmp_path / "m")
+
+
+def test_the_caller_gets_its_blas_threads_back(tmp_path, corpus):
+    """A job in this process runs with one; whoever called from Python goes on with what it had."""
+    before = [library["num_threads"] for library in threadpool_info()]
+    fit(settings_of(corpus, tmp_path / "m"))
+    assert [library["num_threads"] for library in threadpool_info()] == before

@@ -2,14 +2,10 @@
 
 import os
 import pickle
-import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,32 +17,11 @@ from nmf_dask.store.folder import _file_system
 from tests.small_models import FIRST, SECOND, first_and_second, started, write_run
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if server is None:
-        pytest.skip("moto[server] is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
-
-
 @pytest.fixture
-def uri(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def uri(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a model folder, not there yet, in a bucket that is."""
     for key, value in {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": "testing-key",
         "AWS_SECRET_ACCESS_KEY": "testing-secret",
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -8,16 +8,16 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(function: F | None = None, *, fastmath: bool = False, inline: bool = False) -> Any:
+def compiled(function: F | None = None, *, inline: bool = False) -> Any:
     """Compile `function` with numba, without the GIL.
 
-    `fastmath` allows sums in another order (the vector units need that for dot products). The machine code is
-    cached beside the package, in the user's cache folder where that is read-only, and not at all where
-    neither can be written: numba refuses such an installation, and a slow start beats no start.
+    The machine code is cached beside the package, in the user's cache folder where that is read-only, and not at
+    all where neither can be written: numba refuses such an installation, and a slow start beats no start.
+    `inline` is for what only other kernels call: it is copied into them.
     """
 
     def decorate(body: F) -> F:
-        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         if inline:
             return numba.njit(body, inline="always", **options)  # type: ignore[no-any-return]
         try:

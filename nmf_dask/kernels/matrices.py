@@ -38,6 +38,11 @@ class Csr(NamedTuple):
         return self.indptr.nbytes + self.indices.nbytes + self.data.nbytes
 
 
+def padded_width(n_components: int) -> int:
+    """`n_components` rounded up to whole vector registers: kp."""
+    return -(-n_components // 8) * 8
+
+
 def zeros(*shape: int) -> NDArray[np.float32]:
     """A float32 array of zeros that begins on a cache line: with NumPy's own, every second load would cross one."""
     n = int(np.prod(shape))
@@ -51,6 +56,12 @@ def aligned(array: NDArray[Any]) -> NDArray[np.float32]:
     own = zeros(*array.shape)
     own[...] = array
     return own
+
+
+def on_cache_line(array: NDArray[Any]) -> NDArray[np.float32]:
+    """`array` as `aligned` gives it, copied only where it is not so already."""
+    is_so = array.dtype == np.float32 and array.flags.c_contiguous and array.ctypes.data % 64 == 0
+    return array if is_so else aligned(array)
 
 
 def read_only(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:

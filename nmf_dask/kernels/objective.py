@@ -1,7 +1,7 @@
 """What is minimized, one strip of rows at a time: the update of W, what H needs to know of it, the loss.
 
 An objective is a small picklable value. It never sees more than one strip of X and the `Sums` that the strip's
-rows add up to; H is updated from sums alone (DESIGN.md section 6). Padding, layout and dtypes are those of
+rows add up to; H is updated from sums alone. Padding, layout and dtypes are those of
 `nmf_dask.kernels.frobenius`.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels import coordinate_descent, frobenius, kullback_leibler
-from nmf_dask.kernels.matrices import Csr, aligned, read_only, zeros
+from nmf_dask.kernels.matrices import Csr, aligned, on_cache_line, read_only, zeros
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -46,9 +46,8 @@ class Sums:
 
     XtW: Floats  # (m, kp); Frobenius: Xᵀ W, KL: Hᵀ ∘ (X / WH)ᵀ W, where H is what the rows were met with
     WtW: Doubles  # (kp, kp) Frobenius: Wᵀ W; (1, kp) KL: W's column sums
-    loss: float = (
-        0.0  # Frobenius: ‖X‖²; KL: the divergence of the new W and the H that the rows were met with
-    )
+    # Frobenius: ‖X‖²; KL: the divergence of the new W and the H that the rows were met with.
+    loss: float = 0.0
     n_rows: float = 0.0
 
     def add(self, other: Sums) -> None:
@@ -130,7 +129,7 @@ class Frobenius(Objective):
     solver: str = "mu"
 
     def factor(self, HT: Floats) -> Factor:
-        HT = read_only(aligned(HT), np.float32)
+        HT = read_only(on_cache_line(HT), np.float32)
         return Factor(HT, _gram(HT))
 
     def empty(self, n_features: int, kp: int) -> Sums:
@@ -204,7 +203,7 @@ class KullbackLeibler(Objective):
     floor: float = 1e-12
 
     def factor(self, HT: Floats) -> Factor:
-        HT = read_only(aligned(HT), np.float32)
+        HT = read_only(on_cache_line(HT), np.float32)
         return Factor(HT, HT.sum(axis=0, dtype=np.float64)[np.newaxis])
 
     def empty(self, n_features: int, kp: int) -> Sums:
@@ -245,7 +244,7 @@ class KullbackLeibler(Objective):
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
         l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
         w_sums = sums.WtW[0].astype(np.float32) + np.float32(l1)
-        HT = np.empty_like(factor.HT)
+        HT = zeros(*factor.HT.shape)
 
         def divide(low: int) -> None:
             numerators, old = sums.XtW[low : low + TILE], factor.HT[low : low + TILE]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
-from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome
+from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import fits_one_task, is_plain, strip_count
@@ -273,7 +273,7 @@ class ManyTasks(Fitting):
             return
         outcome = self.tasks.call("sample", fit_sample, self.problem.sample(), self.tasks.threads)
         fold = FoldIn(self._fit.objective, model.n_components, START_SWEEPS[model.method])
-        started = self._blocks.visit(fold, self.tasks.call("factor", _factor_of, outcome))
+        started = self._blocks.visit(fold, self.tasks.call("factor", factor_of, outcome))
         self.tasks.fetch(started)
         self.state = replace(self._fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
 
@@ -303,10 +303,6 @@ def fit_sample(problem: Problem, threads: int) -> Outcome:
         state = advance_held(problem, state, threads)
     HT = state.state.outcome.HT
     return Outcome(HT, problem.fit.objective.factor(HT), math.inf, ())
-
-
-def _factor_of(outcome: Outcome) -> Any:
-    return outcome.factor
 
 
 def fitting_of(tasks: Tasks, problem: Problem) -> Fitting:

@@ -12,6 +12,7 @@ from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, parse_b
 from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
+from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.schedule import ONE_TASK_BYTES, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
 from nmf_dask.text.analysis import analysis_of
@@ -22,9 +23,8 @@ WORKER_BYTES = 400 * MIB  # an interpreter with Arrow, Dask and compiled kernels
 DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
-START_COPIES = (
-    24  # of an H as wide as the start's basis: the basis, its products, both once more side by side
-)
+# Of an H as wide as the start's basis: the basis, its products, both once more side by side.
+START_COPIES = 24
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
 
 
@@ -71,7 +71,7 @@ def expected_memory(
     model: ModelSettings,
     in_process: bool,
 ) -> Memory:
-    """A bound on the memory of a job, from sizes alone (the README compares it with measured peaks).
+    """A bound on the memory of a job, from sizes alone.
 
     `partition_bytes` is the text of the largest partition, `threads` those of a worker. The driver holds H a few
     times and nothing that grows with the corpus; a worker holds blocks of X as far as there is room (they are
@@ -81,7 +81,7 @@ def expected_memory(
     sizes = Sizes(n_rows, found.features, found.nonzeros, model.n_components)
     H = sizes.n_features * sizes.kp * 4
     counting = threads * partition_bytes * found.counting + min(TABLE_ROWS, found.terms) * TABLE_BYTES
-    start = START_COPIES * sizes.n_features * -(-(model.n_components + OVERSAMPLING) // 8) * 8 * 4
+    start = START_COPIES * sizes.n_features * padded_width(model.n_components + OVERSAMPLING) * 4
     if fits_one_task(sizes):
         X, W, sums = sizes.nnz * 8, W_COPIES * n_rows * sizes.kp * 4, strip_count(sizes, model.beta_loss) * H
     else:
@@ -245,9 +245,7 @@ def check_memory(planned: Plan) -> None:
 def _resources(settings: Settings) -> tuple[int, int, int]:
     """Workers, threads of each, and bytes that each may use."""
     cluster = settings.cluster
-    workers = cluster.workers or 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = cluster.threads_per_worker or max(1, cores // workers)
+    workers, threads = cluster.shape()
     if cluster.memory_limit is not None:
         return workers, threads, parse_bytes(cluster.memory_limit)
     return workers, threads, _machine_bytes() // workers

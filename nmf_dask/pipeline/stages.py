@@ -58,9 +58,8 @@ class CorpusTasks:
     def count(self, partition: Partition) -> tuple[Counted, TermTable]:
         """Stage the counts of a partition; its part of the table of terms. Raises InputDataError for a null id."""
         if self.id_column is not None:
-            read_ids(
-                partition, self.id_column
-            )  # a null that no footer tells of would else show after the fit
+            # A null that no footer tells of would else show after the fit.
+            read_ids(partition, self.id_column)
         counts, counted = self._counted(partition)
         write_counts(self.stage.counts(partition.index), counts)
         return counted, TermTable.of(counts)
