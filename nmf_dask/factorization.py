@@ -137,7 +137,7 @@ class Fit:
             )
         row = Pass(state.iteration + 1, err, time.perf_counter() - started, plan.rounds)
         if momentum:
-            momentum = min(MOST_MOMENTUM[self.model.method], momentum * MOMENTUM_GROWTH)
+            momentum = min(MOST_MOMENTUM, momentum * MOMENTUM_GROWTH)
         state = replace(
             state,
             outcome=outcome,
@@ -274,8 +274,7 @@ class Close:
         divergence = self.objective.divergence(sums, exact)
         carried = updated
         if self.momentum > 0:
-            # Extrapolated updates for beta-divergences (arXiv 2401.06646): only what grew is carried on.
-            HT = updated.HT + np.float32(self.momentum) * np.maximum(updated.HT - before.HT, 0)
+            HT = self.objective.extrapolated(updated.HT, before.HT, self.momentum)
             # Each topic at its old size, which W makes up for: else H would grow with every pass, without end.
             HT *= _sums(updated.HT) / np.maximum(_sums(HT), np.finfo(np.float32).tiny)
             carried = self.objective.factor(HT)

@@ -31,7 +31,10 @@ MOST_ROUNDS = 20
 ROUND_ROWS = 2000  # fewer rows say too little of H: on 11,000 messages, rounds of 560 ended higher than none
 KL_ROUNDS = 10
 FIRST_MOMENTUM, MOMENTUM_GROWTH, LEAST_MOMENTUM = 0.5, 1.1, 0.05
-MOST_MOMENTUM = {"mu": 2.0, "cd": 1.0}  # more, and coordinate descent stands still before it is there
+MOST_MOMENTUM = 2.0
+# A pass over this many products (nonzeros times weights) has to bring a fall of `tol` times the first error. What
+# passes cost decides how long to go on: 20 milliseconds for the seventh digit are no matter, an hour is.
+PRODUCTS_OF_TOL = 7.5e10
 
 
 def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> Objective:
@@ -69,7 +72,9 @@ def least_fall(sizes: Sizes, beta_loss: str) -> float:
     """
     if not fits_one_task(sizes):
         return 0.1
-    return 0.0005 if beta_loss == "frobenius" else 0.02
+    if beta_loss != "frobenius":
+        return 0.02
+    return min(max(sizes.nnz * sizes.kp / PRODUCTS_OF_TOL, 0.0005), 0.1)
 
 
 def strip_count(sizes: Sizes, beta_loss: str) -> int:
