@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Blocks, Share
 from nmf_dask.kernels import frobenius
 from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, zeros
-from nmf_dask.kernels.objective import TILE
+from nmf_dask.kernels.objective import TILE, Map
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -27,6 +27,7 @@ OVERSAMPLING = 6  # the Krylov space is several times as wide; this is about the
 # On 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it.
 KRYLOV_PASSES = 5
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
+TALL = 2048  # rows of a tile of tall products: a task of a thread
 ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
 
 
@@ -163,7 +164,7 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     else:
         Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
         K, AK = _krylov(blocks, Q, share)
-    projected = (K.T @ AK).astype(np.float64)
+    projected = _cross(K, AK, blocks.parallel)
     values, vectors = np.linalg.eigh((projected + projected.T) / 2)
     largest = np.argsort(-values)[: sizes.n_components]
     # Values under a millionth of the largest, squared, are rounding; so is what they would be divided into.
@@ -178,7 +179,7 @@ def _krylov(blocks: Blocks, Q: Floats, share: Share) -> tuple[Floats, Floats]:
     basis: list[Floats] = []
     products: list[Floats] = []
     for _ in range(KRYLOV_PASSES):
-        basis.append(_orthonormal(Q, basis))
+        basis.append(_orthonormal(Q, basis, blocks.parallel))
         products.append(_project(blocks, basis[-1], share))
         Q = products[-1]
     return np.hstack(basis), np.hstack(products)
@@ -189,25 +190,52 @@ def _project(blocks: Blocks, Q: Floats, share: Share) -> Floats:
     return zeros(*Q.shape) if product is None else product
 
 
-def _orthonormal(Q: Floats, basis: list[Floats]) -> Floats:
+def _cross(A: Floats, B: Floats, parallel: Map, dtype: type = np.float32) -> Doubles:
+    """Aᵀ B, products in `dtype` within a tall tile of rows, float64 over tiles."""
+
+    def one(low: int) -> Any:
+        a, b = A[low : low + TALL], B[low : low + TALL]
+        return a.T.astype(dtype, copy=False) @ b.astype(dtype, copy=False)
+
+    total: Doubles = np.sum(list(parallel(one, range(0, len(A), TALL))), axis=0, dtype=np.float64)
+    return total
+
+
+def _orthonormal(Q: Floats, basis: list[Floats], parallel: Map) -> Floats:
     """Q's columns made orthonormal, and orthogonal to those of the basis; twice is enough (Kahan and Parlett)."""
+    Q = aligned(Q)
+
+    def reduce(low: int) -> None:
+        q = Q[low : low + TALL]
+        for B, weights in zip(basis, shares, strict=True):
+            q -= B[low : low + TALL] @ weights
+
     for _ in range(2):
-        for B in basis:
-            Q = Q - B @ (B.T @ Q)
-        Q = _cholesky_qr(Q)
-    return read_only(aligned(Q), np.float32)
+        # All at once: those of the basis are orthogonal to one another.
+        shares = [_cross(B, Q, parallel).astype(np.float32) for B in basis]
+        for _done in parallel(reduce, range(0, len(Q), TALL)):
+            pass
+        Q = _cholesky_qr(Q, parallel)
+    return read_only(Q, np.float32)
 
 
-def _cholesky_qr(Q: Floats) -> Floats:
+def _cholesky_qr(Q: Floats, parallel: Map) -> Floats:
     """Q with orthonormal columns, by products alone: ten times as fast as QR for so tall a matrix.
 
     Its error grows with the square of the condition number, which doing it twice mends (Yamamoto et al., 2015).
     """
     try:
-        R = np.linalg.cholesky(Q.T.astype(np.float64) @ Q).T
+        R = np.linalg.cholesky(_cross(Q, Q, parallel, np.float64)).T
     except np.linalg.LinAlgError:
-        return np.asarray(np.linalg.qr(Q)[0], np.float32)
-    return Q @ np.linalg.inv(R).astype(np.float32)
+        return aligned(np.linalg.qr(Q)[0])
+    inverse, own = np.linalg.inv(R).astype(np.float32), zeros(*Q.shape)
+
+    def times(low: int) -> None:
+        np.matmul(Q[low : low + TALL], inverse, out=own[low : low + TALL])
+
+    for _ in parallel(times, range(0, len(Q), TALL)):
+        pass
+    return own
 
 
 def _padded(sigma: Doubles, V: Floats, k: int) -> tuple[Doubles, Floats]:

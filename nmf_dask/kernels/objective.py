@@ -206,7 +206,8 @@ class Frobenius(Objective):
         # Coordinate descent revives zeros, so that what fell is carried on too (HER: Ang and Gillis, Neural
         # Computation 31, 2019): on four corpora 20 to 35 passes in place of 28 to 60. Not all the way: a topic
         # that falls everywhere would be gone.
-        return np.maximum(HT + np.float32(momentum) * (HT - before), np.float32(LEAST_KEPT) * HT)
+        carried: Floats = np.maximum(HT + np.float32(momentum) * (HT - before), np.float32(LEAST_KEPT) * HT)
+        return carried
 
     def divergence(self, sums: Sums, factor: Factor) -> float:
         cross = _dot(sums.XtW, factor.HT)
