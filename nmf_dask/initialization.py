@@ -204,19 +204,23 @@ def _cross(A: Floats, B: Floats, parallel: Map, dtype: type = np.float32) -> Dou
 def _orthonormal(Q: Floats, basis: list[Floats], parallel: Map) -> Floats:
     """Q's columns made orthonormal, and orthogonal to those of the basis; twice is enough (Kahan and Parlett)."""
     Q = aligned(Q)
-
-    def reduce(low: int) -> None:
-        q = Q[low : low + TALL]
-        for B, weights in zip(basis, shares, strict=True):
-            q -= B[low : low + TALL] @ weights
-
     for _ in range(2):
-        # All at once: those of the basis are orthogonal to one another.
-        shares = [_cross(B, Q, parallel).astype(np.float32) for B in basis]
-        for _done in parallel(reduce, range(0, len(Q), TALL)):
-            pass
+        # One after the other: where a small matrix has no more directions, the rest is rounding that all at once
+        # would not take off.
+        for B in basis:
+            _take_off(Q, B, _cross(B, Q, parallel).astype(np.float32), parallel)
         Q = _cholesky_qr(Q, parallel)
     return read_only(Q, np.float32)
+
+
+def _take_off(Q: Floats, B: Floats, weights: Floats, parallel: Map) -> None:
+    """Q - B weights, in place."""
+
+    def one(low: int) -> None:
+        Q[low : low + TALL] -= B[low : low + TALL] @ weights
+
+    for _ in parallel(one, range(0, len(Q), TALL)):
+        pass
 
 
 def _cholesky_qr(Q: Floats, parallel: Map) -> Floats:
