@@ -5,6 +5,7 @@ python jobs/demo.py --output /tmp/demo
 
 import sys
 
+from nmf_dask.cli import leave
 from nmf_dask.cli import main as nmf_dask
 
 
@@ -13,4 +14,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":  # Dask's worker processes import this file
-    sys.exit(main())
+    leave(main())

@@ -6,6 +6,7 @@ sbatch --wrap 'srun python jobs/fit.py job.toml --scheduler scheduler.json'
 
 import sys
 
+from nmf_dask.cli import leave
 from nmf_dask.cli import main as nmf_dask
 
 
@@ -14,4 +15,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":  # Dask's worker processes import this file
-    sys.exit(main())
+    leave(main())

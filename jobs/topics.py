@@ -5,6 +5,7 @@ python jobs/topics.py model/ --format csv > topics.csv
 
 import sys
 
+from nmf_dask.cli import leave
 from nmf_dask.cli import main as nmf_dask
 
 
@@ -13,4 +14,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

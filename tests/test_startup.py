@@ -56,6 +56,26 @@ class TestLight:
         assert done.stdout == f"nmf-dask, version {nmf_dask.__version__}\n"
 
 
+class TestEnd:
+    """The end of a process that does not wait for Python to take itself apart."""
+
+    def test_nothing_that_was_printed_or_registered_is_lost(self):
+        code = (
+            "import atexit; from nmf_dask.cli import leave; print('a long line', end='');"
+            "atexit.register(print, ', and the last'); leave(65)"
+        )
+        done = run_python("-c", code)
+        assert (done.returncode, done.stdout, done.stderr) == (65, "a long line, and the last\n", "")
+
+    @pytest.mark.parametrize(("given", "code"), [("0", 1), ("65", 65)])
+    def test_what_cannot_be_written_out_is_no_success(self, given, code):
+        with open("/dev/full", "w") as full:
+            call = f"from nmf_dask.cli import leave; print('lost'); leave({given})"
+            buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+            done = subprocess.run([sys.executable, "-c", call], stdout=full, check=False, env=buffered)
+        assert done.returncode == code
+
+
 class TestCompletion:
     def test_completion_knows_the_choices(self):
         script = {
