@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.initialization import Total
-from nmf_dask.kernels.matrices import Csr
-from nmf_dask.kernels.objective import Factor, Frobenius, Objective, Sums
+from nmf_dask.kernels.matrices import Csr, zeros
+from nmf_dask.kernels.objective import TILE, Factor, Frobenius, Objective, Sums
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
     FIRST_MOMENTUM,
@@ -274,15 +274,28 @@ class Close:
         divergence = self.objective.divergence(sums, exact)
         carried = updated
         if self.momentum > 0:
-            HT = self.objective.extrapolated(updated.HT, before.HT, self.momentum)
-            # Each topic at its old size, which W makes up for: else H would grow with every pass, without end.
-            HT *= _sums(updated.HT) / np.maximum(_sums(HT), np.finfo(np.float32).tiny)
-            carried = self.objective.factor(HT)
+            HT = self._carried_on(updated.HT, before.HT)
+            carried = self.objective.factor(HT, self.parallel)
         return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums))
 
+    def _carried_on(self, HT: Floats, before: Floats) -> Floats:
+        """H carried on, each topic at its old size, which W makes up for: H would grow with every pass, without end."""
+        carried = zeros(*HT.shape)
 
-def _sums(HT: Floats) -> Floats:
-    return np.asarray(HT.sum(axis=0, dtype=np.float64), np.float32)
+        def carry(low: int) -> tuple[Floats, Floats]:
+            old, new = HT[low : low + TILE], carried[low : low + TILE]
+            new[:] = self.objective.extrapolated(old, before[low : low + TILE], self.momentum)
+            return old.sum(axis=0), new.sum(axis=0)
+
+        def scale(low: int) -> None:
+            carried[low : low + TILE] *= factors
+
+        tiles = range(0, len(HT), TILE)
+        sizes = np.asarray(list(self.parallel(carry, tiles)), np.float64).sum(axis=0)
+        factors = (sizes[0] / np.maximum(sizes[1], np.finfo(np.float32).tiny)).astype(np.float32)
+        for _ in self.parallel(scale, tiles):
+            pass
+        return carried
 
 
 def dead_topics(factor: Factor, sums: Sums) -> tuple[int, ...]:

@@ -82,8 +82,8 @@ class Objective(ABC):
     penalties: Penalties = Penalties()
 
     @abstractmethod
-    def factor(self, HT: Floats) -> Factor:
-        """H with what is derived from it once for all strips."""
+    def factor(self, HT: Floats, parallel: Map = map) -> Factor:
+        """H with what is derived from it once for all strips; `parallel` maps over tiles of features."""
 
     @abstractmethod
     def empty(self, n_features: int, kp: int) -> Sums:
@@ -137,9 +137,9 @@ class Frobenius(Objective):
 
     solver: str = "mu"
 
-    def factor(self, HT: Floats) -> Factor:
+    def factor(self, HT: Floats, parallel: Map = map) -> Factor:
         HT = read_only(on_cache_line(HT), np.float32)
-        return Factor(HT, _gram(HT))
+        return Factor(HT, _gram(HT, parallel))
 
     def empty(self, n_features: int, kp: int) -> Sums:
         return Sums(zeros(n_features, kp), np.zeros((kp, kp)))
@@ -198,7 +198,7 @@ class Frobenius(Objective):
 
         for _ in parallel(solve, range(0, len(HT), TILE)):
             pass
-        return self.factor(HT)
+        return self.factor(HT, parallel)
 
     def extrapolated(self, HT: Floats, before: Floats, momentum: float) -> Floats:
         if self.solver != "cd":
@@ -220,7 +220,7 @@ class KullbackLeibler(Objective):
 
     floor: float = 1e-12
 
-    def factor(self, HT: Floats) -> Factor:
+    def factor(self, HT: Floats, parallel: Map = map) -> Factor:
         HT = read_only(on_cache_line(HT), np.float32)
         return Factor(HT, HT.sum(axis=0, dtype=np.float64)[np.newaxis])
 
@@ -296,12 +296,16 @@ def _stretches(values: Floats) -> Iterable[Floats]:
     return (values[low : low + 8192] for low in range(0, len(values), 8192))
 
 
-def _gram(A: Floats) -> Doubles:
+def _gram(A: Floats, parallel: Map) -> Doubles:
     """Aᵀ A; float32 within a tile of rows, float64 over tiles."""
-    total = np.zeros((A.shape[1], A.shape[1]))
-    for low in range(0, len(A), TILE):
+
+    def one(low: int) -> Floats:
         tile = A[low : low + TILE]
-        total += tile.T @ tile
+        return tile.T @ tile
+
+    total = np.zeros((A.shape[1], A.shape[1]))
+    for product in parallel(one, range(0, len(A), TILE)):
+        total += product
     return total
 
 
