@@ -68,8 +68,8 @@ def fits_one_task(sizes: Sizes) -> bool:
 def least_fall(sizes: Sizes, beta_loss: str) -> float:
     """The share of `tol` that the error must fall by in a pass, of its first value, for another pass to follow.
 
-    scikit-learn's is a tenth an iteration, and a pass is worth three of them (measured: three tenths where data are
-    large). Passes over little data are cheap, and go on for the digits that coordinate descent finds there.
+    scikit-learn's is a tenth an iteration, and a pass does the work of about three of them: so it is over much data.
+    Passes over little data are cheap, and go on for the digits that coordinate descent finds there.
     """
     if not fits_one_task(sizes):
         return LARGE_FALL
