@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from nmf_dask.blocks import Sizes
 from nmf_dask.config import ModelSettings
-from nmf_dask.factorization import Fit
+from nmf_dask.factorization import Close, Fit
 from nmf_dask.in_memory import Factorization, factorize
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.divergence import beta_divergence, frobenius_norm
+from nmf_dask.kernels.objective import Frobenius
+from nmf_dask.schedule import least_fall
 from tests.matrices import collection_of, text_like, weights_of
 
 LOSSES = {
@@ -241,3 +244,30 @@ def test_a_round_that_sees_nobody_of_a_topic_leaves_it_alone(loss: str) -> None:
     result = factorize(X, model, W, H, n_strips=1)
     assert result.dead == ()
     assert result.H[1].sum() > 0.1 * np.median(result.H.sum(axis=1))
+
+
+@pytest.mark.parametrize("solver", ["mu", "cd"])
+def test_no_topic_is_lost_to_momentum(solver: str) -> None:
+    """A topic that falls everywhere, by more than momentum leaves of it, stays, at the size that it fell to."""
+    rng = np.random.default_rng(0)
+    before = pad_H(rng.random((3, 40)) + 0.5)
+    after = before.copy()
+    after[:, 1] *= 0.1
+    after[::2, 0] *= 1.5
+    close = Close(Frobenius(solver=solver), 1, 2.0)
+    carried = close._carried_on(after, before)
+    np.testing.assert_allclose(carried.sum(axis=0), after.sum(axis=0), rtol=1e-5)
+    assert (carried[:, :3] > 0).all()
+    assert not carried[:, 3:].any()
+
+
+def test_the_price_of_passes_decides_when_they_end() -> None:
+    """More data never ask for a smaller fall, and the largest for the same one, however large they are."""
+    falls = [
+        least_fall(Sizes(10**3 * scale, 10**4, 10**5 * scale, 50), "frobenius")
+        for scale in (1, 30, 300, 10**6)
+    ]
+    assert falls == sorted(falls)
+    assert (
+        falls[0] < falls[1] < falls[2] == falls[3] == least_fall(Sizes(10**9, 10**4, 10**11, 50), "frobenius")
+    )
