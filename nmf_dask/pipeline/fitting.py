@@ -296,7 +296,7 @@ class ManyTasks(Fitting):
 
 def fit_sample(problem: Problem, threads: int) -> Outcome:
     """A task: H of a sample, started as the settings say."""
-    model = problem.model.model_copy(update={"max_iter": SAMPLE_PASSES})
+    model = problem.model.model_copy(update={"max_iter": SAMPLE_PASSES, "tol": 0.0})
     problem = replace(problem, model=model)
     state = begin_held(problem, threads)
     while state.state.stop_reason is None:
