@@ -141,7 +141,6 @@ class OwnWorker(Worker):  # type: ignore[misc]
     async def close(self, *args: Any, **kwargs: Any) -> str | None:
         """End; what breaks while ending is nobody's concern any more."""
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
         try:
             status: str | None = await super().close(*args, **kwargs)
         except (RuntimeError, OSError):

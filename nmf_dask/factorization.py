@@ -18,7 +18,7 @@ from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.initialization import Total
 from nmf_dask.kernels.matrices import Csr, zeros
-from nmf_dask.kernels.objective import TILE, Factor, Frobenius, Objective, Sums
+from nmf_dask.kernels.objective import TILE, Factor, Frobenius, Objective, Sums, each_tile
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
     FIRST_MOMENTUM,
@@ -290,11 +290,9 @@ class Close:
         def scale(low: int) -> None:
             carried[low : low + TILE] *= factors
 
-        tiles = range(0, len(HT), TILE)
-        sizes = np.asarray(list(self.parallel(carry, tiles)), np.float64).sum(axis=0)
+        sizes = np.asarray(list(self.parallel(carry, range(0, len(HT), TILE))), np.float64).sum(axis=0)
         factors = (sizes[0] / np.maximum(sizes[1], np.finfo(np.float32).tiny)).astype(np.float32)
-        for _ in self.parallel(scale, tiles):
-            pass
+        each_tile(self.parallel, scale, len(HT))
         return carried
 
 

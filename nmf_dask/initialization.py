@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Blocks, Share
 from nmf_dask.kernels import frobenius
 from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, zeros
-from nmf_dask.kernels.objective import TILE, Map
+from nmf_dask.kernels.objective import TILE, Map, cross, each_tile
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 OVERSAMPLING = 6  # the Krylov space is several times as wide; this is about the last vectors of a block
-# On 48,000 abstracts 3 to 6 gave the same loss; plain power iterations needed 8 to 12 for it.
+# On four corpora fits from 2 or 3 ended higher, and from 4 somewhat; plain power iterations needed 8 to 12.
 KRYLOV_PASSES = 5
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
 TALL = 2048  # rows of a tile of tall products: a task of a thread
@@ -164,7 +164,7 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     else:
         Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
         K, AK = _krylov(blocks, Q, share)
-    projected = _cross(K, AK, blocks.parallel)
+    projected = cross(K, AK, blocks.parallel, TALL)
     values, vectors = np.linalg.eigh((projected + projected.T) / 2)
     largest = np.argsort(-values)[: sizes.n_components]
     # Values under a millionth of the largest, squared, are rounding; so is what they would be divided into.
@@ -190,17 +190,6 @@ def _project(blocks: Blocks, Q: Floats, share: Share) -> Floats:
     return zeros(*Q.shape) if product is None else product
 
 
-def _cross(A: Floats, B: Floats, parallel: Map, dtype: type = np.float32) -> Doubles:
-    """Aᵀ B, products in `dtype` within a tall tile of rows, float64 over tiles."""
-
-    def one(low: int) -> Any:
-        a, b = A[low : low + TALL], B[low : low + TALL]
-        return a.T.astype(dtype, copy=False) @ b.astype(dtype, copy=False)
-
-    total: Doubles = np.sum(list(parallel(one, range(0, len(A), TALL))), axis=0, dtype=np.float64)
-    return total
-
-
 def _orthonormal(Q: Floats, basis: list[Floats], parallel: Map) -> Floats:
     """Q's columns made orthonormal, and orthogonal to those of the basis; twice is enough (Kahan and Parlett)."""
     Q = aligned(Q)
@@ -208,7 +197,7 @@ def _orthonormal(Q: Floats, basis: list[Floats], parallel: Map) -> Floats:
         # One after the other: where a small matrix has no more directions, the rest is rounding that all at once
         # would not take off.
         for B in basis:
-            _take_off(Q, B, _cross(B, Q, parallel).astype(np.float32), parallel)
+            _take_off(Q, B, cross(B, Q, parallel, TALL).astype(np.float32), parallel)
         Q = _cholesky_qr(Q, parallel)
     return read_only(Q, np.float32)
 
@@ -219,8 +208,7 @@ def _take_off(Q: Floats, B: Floats, weights: Floats, parallel: Map) -> None:
     def one(low: int) -> None:
         Q[low : low + TALL] -= B[low : low + TALL] @ weights
 
-    for _ in parallel(one, range(0, len(Q), TALL)):
-        pass
+    each_tile(parallel, one, len(Q), TALL)
 
 
 def _cholesky_qr(Q: Floats, parallel: Map) -> Floats:
@@ -229,7 +217,7 @@ def _cholesky_qr(Q: Floats, parallel: Map) -> Floats:
     Its error grows with the square of the condition number, which doing it twice mends (Yamamoto et al., 2015).
     """
     try:
-        R = np.linalg.cholesky(_cross(Q, Q, parallel, np.float64)).T
+        R = np.linalg.cholesky(cross(Q, Q, parallel, TALL, np.float64)).T
     except np.linalg.LinAlgError:
         return aligned(np.linalg.qr(Q)[0])
     inverse, own = np.linalg.inv(R).astype(np.float32), zeros(*Q.shape)
@@ -237,8 +225,7 @@ def _cholesky_qr(Q: Floats, parallel: Map) -> Floats:
     def times(low: int) -> None:
         np.matmul(Q[low : low + TALL], inverse, out=own[low : low + TALL])
 
-    for _ in parallel(times, range(0, len(Q), TALL)):
-        pass
+    each_tile(parallel, times, len(Q), TALL)
     return own
 
 

@@ -144,7 +144,11 @@ def test_stopped_process_keeps_its_lock_however_long(tmp_path: Path) -> None:
 
 
 def test_process_number_that_was_given_again_does_not_keep_a_lock(tmp_path: Path) -> None:
-    forged(tmp_path, pid=os.getppid(), process_start="1")
+    parent = os.getppid()
+    forged(tmp_path, pid=parent, process_start=lock._process_start(parent))
+    with pytest.raises(RetryableError, match=f"process {parent} "):
+        take(tmp_path)
+    forged(tmp_path, pid=parent, process_start="1")
     take(tmp_path)
 
 

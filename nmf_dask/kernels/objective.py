@@ -139,7 +139,7 @@ class Frobenius(Objective):
 
     def factor(self, HT: Floats, parallel: Map = map) -> Factor:
         HT = read_only(on_cache_line(HT), np.float32)
-        return Factor(HT, _gram(HT, parallel))
+        return Factor(HT, cross(HT, HT, parallel))
 
     def empty(self, n_features: int, kp: int) -> Sums:
         return Sums(zeros(n_features, kp), np.zeros((kp, kp)))
@@ -196,8 +196,7 @@ class Frobenius(Objective):
         def solve(low: int) -> None:
             self._solve(HT[low : low + TILE], sums.XtW[low : low + TILE], S, l1, l2, sweeps, FLOOR)
 
-        for _ in parallel(solve, range(0, len(HT), TILE)):
-            pass
+        each_tile(parallel, solve, len(HT))
         return self.factor(HT, parallel)
 
     def extrapolated(self, HT: Floats, before: Floats, momentum: float) -> Floats:
@@ -269,8 +268,7 @@ class KullbackLeibler(Objective):
             new = numerators / np.maximum(w_sums + np.float32(l2) * old, np.float32(FLOOR))
             HT[low : low + TILE] = np.maximum(new, np.minimum(old, FLOOR))
 
-        for _ in parallel(divide, range(0, len(HT), TILE)):
-            pass
+        each_tile(parallel, divide, len(HT))
         return self.factor(HT)
 
     def divergence(self, sums: Sums, factor: Factor) -> float:
@@ -296,15 +294,21 @@ def _stretches(values: Floats) -> Iterable[Floats]:
     return (values[low : low + 8192] for low in range(0, len(values), 8192))
 
 
-def _gram(A: Floats, parallel: Map) -> Doubles:
-    """Aᵀ A; float32 within a tile of rows, float64 over tiles."""
+def each_tile(parallel: Map, work: Callable[[int], Any], length: int, tile: int = TILE) -> None:
+    """Do `work` on each tile of `length` rows, given where it begins."""
+    for _ in parallel(work, range(0, length, tile)):
+        pass
 
-    def one(low: int) -> Floats:
-        tile = A[low : low + TILE]
-        return tile.T @ tile
 
-    total = np.zeros((A.shape[1], A.shape[1]))
-    for product in parallel(one, range(0, len(A), TILE)):
+def cross(A: Floats, B: Floats, parallel: Map, tile: int = TILE, dtype: type = np.float32) -> Doubles:
+    """Aᵀ B; in `dtype` within a tile of rows, float64 over tiles."""
+
+    def one(low: int) -> Any:
+        a, b = A[low : low + tile], B[low : low + tile]
+        return a.T.astype(dtype, copy=False) @ b.astype(dtype, copy=False)
+
+    total = np.zeros((A.shape[1], B.shape[1]))
+    for product in parallel(one, range(0, len(A), tile)):
         total += product
     return total
 
