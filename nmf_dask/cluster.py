@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, Nanny, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
 from threadpoolctl import threadpool_limits
 
 import nmf_dask
@@ -23,7 +23,6 @@ from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
 
 CONNECT_SECONDS = 30
-WORKERS_SECONDS = 120
 
 
 @dataclass
@@ -34,16 +33,46 @@ class Cluster:
     tasks: DaskTasks
     memory_limit: int  # bytes, of the smallest worker
     dashboard: str | None
+    workers_timeout: float = 300.0  # seconds to go on without any worker
     _lost: set[str] = field(default_factory=set)
+    _there: set[str] = field(default_factory=set)
+    _alarm: threading.Timer | None = None
 
     def __post_init__(self) -> None:
+        self._there.update(self.workers())
         self.client.subscribe_topic("all", self._heard)
 
     def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
         """Keep the address of a worker that went without saying so; a nanny's next one has another."""
         _, told = event
-        if told.get("action") == "remove-worker" and not told.get("expected"):
-            self._lost.add(told["worker"])
+        action = told.get("action")
+        if action == "add-worker":
+            self._there.add(told["worker"])
+        elif action == "remove-worker":
+            self._there.discard(told["worker"])
+            if not told.get("expected"):
+                self._lost.add(told["worker"])
+        if self._there and self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        elif not self._there and self._alarm is None:
+            self._alarm = threading.Timer(self.workers_timeout, self._give_up)
+            self._alarm.daemon = True
+            self._alarm.start()
+
+    def _give_up(self) -> None:
+        """No worker came back: what waits for results is told so, by way of a client that is closed."""
+        self.tasks.why_lost = (
+            f"the last worker went, and no other came within {self.workers_timeout:.0f} s (--workers-timeout)"
+        )
+        self.client.close(timeout=1)
+
+    def close(self) -> None:
+        """Hear of no worker any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        with suppress(OSError, ValueError):
+            self.client.unsubscribe_topic("all")
 
     def workers(self) -> dict[str, Any]:
         """What the scheduler says of the workers that are there now."""
@@ -96,9 +125,13 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
     blas = threadpool_limits(1, user_api="blas") if in_process else nullcontext()
     with dask.config.set(quiet), blas:
-        client = _embedded(settings) if own else _existing(settings.scheduler or "", settings.workers)
+        client = _embedded(settings) if own else _existing(settings)
         try:
-            yield _described(client, own, in_process)
+            cluster = _described(client, own, in_process, settings.workers_timeout)
+            try:
+                yield cluster
+            finally:
+                cluster.close()
         finally:
             _close(client, own)
             worker_log.removeFilter(_is_news)
@@ -127,7 +160,7 @@ def _embedded(settings: ClusterSettings) -> Client:
         silence_logs=logging.CRITICAL,
     )
     client = Client(cluster)
-    client.wait_for_workers(n_workers, timeout=WORKERS_SECONDS)
+    _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
     return client
 
 
@@ -161,34 +194,63 @@ def _has_dashboard() -> bool:
     return find_spec("bokeh") is not None
 
 
-def _existing(scheduler: str, workers: int | None) -> Client:
-    """A client of a cluster that runs already, once `workers` of its workers (or one) are there."""
+def _existing(settings: ClusterSettings) -> Client:
+    """A client of a cluster that runs already, once as many of its workers as are asked for (or one) are there."""
+    scheduler = settings.scheduler or ""
     given: dict[str, Any] = {"address": scheduler}
     if "://" not in scheduler and ":" not in scheduler:
         if not os.path.exists(scheduler):
             _wait_for_file(scheduler)
         given = {"scheduler_file": scheduler}
     try:
-        client = Client(**given, timeout=CONNECT_SECONDS)
+        client = Client(**given, **_security(settings), timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError) as error:
         raise RetryableError(
-            f"no Dask scheduler answers at {scheduler} ({type(error).__name__} after {CONNECT_SECONDS} s): "
-            "check the address, and that it runs"
+            f"no Dask scheduler answers at {scheduler} ({type(error).__name__} after {CONNECT_SECONDS} s): check the "
+            "address, and that it runs; one with TLS answers tls:// addresses and known certificates alone (--tls-ca, "
+            "--tls-cert, --tls-key)"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigurationError(
-            f"{scheduler!r} is no address of a Dask scheduler, nor its file: {error}"
+            f"{scheduler!r} is no address of a Dask scheduler, nor its file, or TLS is not set up for it: {error}"
         ) from error
     try:
-        client.wait_for_workers(workers or 1, timeout=WORKERS_SECONDS)
+        _wait_for_workers(client, settings.workers or 1, settings.workers_timeout, f"at {scheduler}")
+    except RetryableError:
+        client.close()
+        raise
+    return client
+
+
+def _security(settings: ClusterSettings) -> dict[str, Any]:
+    """What the client needs to know of TLS, where the settings say it; Dask's own configuration holds otherwise."""
+    if settings.tls_ca is None or settings.tls_cert is None or settings.tls_key is None:
+        return {}
+    security = Security(
+        require_encryption=True,
+        tls_ca_file=settings.tls_ca,
+        tls_client_cert=settings.tls_cert,
+        tls_client_key=settings.tls_key,
+    )
+    try:
+        security.get_connection_args("client")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        files = ", ".join((settings.tls_ca, settings.tls_cert, settings.tls_key))
+        raise ConfigurationError(
+            f"the TLS files cannot be used ({error}): give PEM files that this process can read, found: {files}"
+        ) from error
+    return {"security": security}
+
+
+def _wait_for_workers(client: Client, n_workers: int, seconds: float, where: str) -> None:
+    try:
+        client.wait_for_workers(n_workers, timeout=seconds)
     except TimeoutError as error:
         there = len(client.scheduler_info(n_workers=-1)["workers"])
-        client.close()
         raise RetryableError(
-            f"{there} of {workers or 1} workers are at {scheduler} after {WORKERS_SECONDS} s: "
-            "start them, or ask for fewer"
+            f"{there} of {n_workers} workers are {where} after {seconds:.0f} s: start them, ask for fewer (--workers), "
+            "or wait longer (--workers-timeout)"
         ) from error
-    return client
 
 
 def _wait_for_file(path: str) -> None:
@@ -220,14 +282,14 @@ class Ready(WorkerPlugin):  # type: ignore[misc]
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _described(client: Client, own: bool, in_process: bool) -> Cluster:
+def _described(client: Client, own: bool, in_process: bool, workers_timeout: float) -> Cluster:
     if not in_process:
         _make_ready(client, own)
     info = client.scheduler_info(n_workers=-1)["workers"]
     threads = min((int(worker["nthreads"]) for worker in info.values()), default=1)
     limits = [int(worker["memory_limit"]) for worker in info.values() if worker["memory_limit"]]
     dashboard = client.dashboard_link if _has_dashboard() else None
-    return Cluster(client, DaskTasks(client, threads), min(limits, default=0), dashboard)
+    return Cluster(client, DaskTasks(client, threads), min(limits, default=0), dashboard, workers_timeout)
 
 
 def _make_ready(client: Client, own: bool) -> None:
@@ -246,8 +308,6 @@ def _close(client: Client, own: bool) -> None:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     cluster = client.cluster
-    with suppress(OSError, ValueError):
-        client.unsubscribe_topic("all")
     client.close()
     if own and cluster is not None:
         cluster.close()

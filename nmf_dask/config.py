@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
+_SECONDS = re.compile(r"\s*(\d+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?)?\s*", re.IGNORECASE)
 # S3 secrets hold slashes, which people paste as they are; no other scheme has a colon that far from a port.
 _S3_SECRET = re.compile(r"\b(s3[an]?://)[^\s@:\"']*:[^\s@\"']*@", re.IGNORECASE)
 _PASSWORD = re.compile(r"\b([a-z][a-z0-9+.-]*://[^/\s@:\"']*):[^/\s@\"']*@", re.IGNORECASE)
@@ -44,6 +45,14 @@ def parse_bytes(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** power) if power else int(number)
 
 
+def parse_seconds(text: str) -> int:
+    """Seconds of a time such as "90s", "5min", "2h" or "300"; ValueError otherwise."""
+    match = _SECONDS.fullmatch(text)
+    if match is None:
+        raise ValueError(f'{text!r} is no time; write seconds, or it like "90s", "5min" or "2h"')
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[(match[2] or "s")[0].lower()]
+
+
 def redact(text: str) -> str:
     """`text` without the credentials that the URIs in it carry (user:password@, ?secret_key=…)."""
     without_user_info = _PASSWORD.sub(r"\1:***@", _S3_SECRET.sub(r"\1***@", text))
@@ -57,6 +66,10 @@ def _refuse(keys: tuple[str, ...], message: str) -> NoReturn:
 
 def _bytes_of_size(value: Any) -> Any:
     return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _seconds_of_time(value: Any) -> Any:
+    return parse_seconds(value) if isinstance(value, str) else value
 
 
 def _size(value: str) -> str:
@@ -100,6 +113,7 @@ Penalty = Annotated[float, Field(ge=0.0)]
 DocumentFrequency = Annotated[int | float, AfterValidator(_document_frequency)]
 MemorySize = Annotated[Name, BeforeValidator(_text_of_size), AfterValidator(_size)]
 ByteCount = Annotated[PositiveInt, BeforeValidator(_bytes_of_size)]
+Seconds = Annotated[PositiveInt, BeforeValidator(_seconds_of_time)]
 NgramRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
 
 
@@ -272,6 +286,22 @@ class ClusterSettings(Section):
         None, description="memory a worker may use; none: its share of all", examples=["4GiB"]
     )
 
+    workers_timeout: Seconds = Field(
+        300,
+        description='seconds to wait for workers, at the start and where all were lost, also as "5min"',
+    )
+    tls_ca: Name | None = Field(
+        None,
+        description="certificate of the authority that signed those of a running cluster with TLS; a PEM file",
+        examples=["/etc/dask/ca.pem"],
+    )
+    tls_cert: Name | None = Field(
+        None, description="certificate that the job shows to it; a PEM file", examples=["/etc/dask/cert.pem"]
+    )
+    tls_key: Name | None = Field(
+        None, description="private key of that certificate; a PEM file", examples=["/etc/dask/key.pem"]
+    )
+
     def shape(self) -> tuple[int, int]:
         """Workers of a cluster of its own (one: this process), and threads of each."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -288,6 +318,17 @@ class ClusterSettings(Section):
                 ("scheduler", *given),
                 f'the workers run already, as they are; leave out {" and ".join(given)}, or set "none"',
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ClusterSettings:
+        given = tuple(key for key in ("tls_ca", "tls_cert", "tls_key") if getattr(self, key) is not None)
+        if given and self.scheduler is None:
+            _refuse(
+                ("scheduler", *given), "a cluster of its own stays on this machine; TLS is for --scheduler"
+            )
+        if given and len(given) < 3:
+            _refuse(given, "TLS needs tls_ca, tls_cert and tls_key together")
         return self
 
 

@@ -31,33 +31,13 @@ Weights = NDArray[np.float32]
 MOST_RETRIES = 1
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Dask's own failures as errors that say what to do; what a task raised passes as it is."""
-    try:
-        yield
-    except KilledWorker as error:
-        raise TaskKilledWorkers(
-            f"{error.allowed_failures + 1} workers died under task {error.task}, the last {error.last_worker.address}: "
-            "they may have run out of memory. Give workers more (--memory-limit), or lower corpus.partition_bytes"
-        ) from error
-    except (CancelledError, ClosedClientError) as error:
-        reason = getattr(error, "reason", "connection closed")
-        raise ClusterLost(f"the cluster went away ({reason}); run the same command again to go on") from error
-    except (OSError, TimeoutError) as error:
-        if type(error).__module__.startswith("distributed"):
-            raise ClusterLost(
-                f"the scheduler cannot be reached ({error}); run the same command again"
-            ) from error
-        raise
-
-
 class DaskTasks(Tasks):
     """Tasks on a Dask cluster; a handle is a future."""
 
     def __init__(self, client: Client, threads: int) -> None:
         self.client = client
         self.threads = threads
+        self.why_lost: str | None = None  # where the job itself gave the cluster up
 
     def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
         token = uuid.uuid4().hex[:12]
@@ -72,7 +52,7 @@ class DaskTasks(Tasks):
             for ref, (function, *arguments) in batch.calls.items()
         }
         places = self._places({_key(ref, token): place for ref, place in batch.places.items()})
-        with translated(), dask.annotate(**places):
+        with self._translated(), dask.annotate(**places):
             futures: list[Any] = self.client.get(
                 graph, [_key(ref, token) for ref in keep], sync=False, retries=MOST_RETRIES
             )
@@ -90,7 +70,7 @@ class DaskTasks(Tasks):
     def fetch(self, handle: Any) -> Any:
         if not isinstance(handle, Future):
             return handle
-        with translated():
+        with self._translated():
             return handle.result()
 
     def check(self, handle: Any) -> None:
@@ -99,9 +79,32 @@ class DaskTasks(Tasks):
 
     def completed(self, handles: Sequence[Any]) -> Iterator[int]:
         positions = {handle.key: i for i, handle in enumerate(handles)}
-        with translated():
+        with self._translated():
             for future in as_completed(handles):
                 yield positions[future.key]
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Dask's own failures as errors that say what to do; what a task raised passes as it is."""
+        try:
+            yield
+        except KilledWorker as error:
+            raise TaskKilledWorkers(
+                f"{error.allowed_failures + 1} workers died under task {error.task}, the last "
+                f"{error.last_worker.address}: they may have run out of memory. Give workers more (--memory-limit), or "
+                "lower corpus.partition_bytes"
+            ) from error
+        except (CancelledError, ClosedClientError) as error:
+            reason = self.why_lost or getattr(error, "reason", "connection closed")
+            raise ClusterLost(
+                f"the cluster went away ({reason}); run the same command again to go on"
+            ) from error
+        except (OSError, TimeoutError) as error:
+            if type(error).__module__.startswith("distributed"):
+                raise ClusterLost(
+                    f"the scheduler cannot be reached ({error}); run the same command again"
+                ) from error
+            raise
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.config import ModelSettings, VectorizerSettings
 from nmf_dask.errors import InputDataError
-from nmf_dask.store import H_FEATURES, Folder, RunFolder, open_run, top_features, weights_of
+from nmf_dask.store import H_FEATURES, Folder, Manifest, RunFolder, open_run, top_features, weights_of
 from nmf_dask.vocabulary import Vocabulary
 
 SLICE_ROWS = 1 << 15
@@ -50,13 +50,14 @@ class TopicModel:
         """Read the model that a path or URI means: a model folder (its last run) or one run's folder.
 
         Raises InputDataError where there is no finished run, where it has another format version, and where
-        a part of H is missing or damaged (the message names the file); RetryableError where the store does
-        not answer.
+        run.json or a part of H is missing or not what was written (the message names the file); RetryableError
+        where the store does not answer.
         """
         folder = open_run(uri)
-        run = folder.read_run()
+        manifest = Manifest.load(folder.folder)
+        run = manifest.read_json("run.json")
         vectorizer, settings, n_documents, n_features = _told(folder, run)
-        table, weights = _read_H(folder, settings.n_components, n_features)
+        table, weights = _read_H(manifest, settings.n_components, n_features)
         H = np.ascontiguousarray(weights.T)
         H.flags.writeable = False
         return cls(
@@ -95,6 +96,16 @@ class TopicModel:
             )
             for topic, row in enumerate(self.H)
         ]
+
+    def W_parts(self) -> Iterator[pa.Table]:
+        """The W of the corpus, a table a partition: the id column, `topic` and `weights` (k numbers a document).
+
+        In the order of the corpus, read one after the other. Raises InputDataError, naming the file, where one is
+        missing or not what was written.
+        """
+        manifest = Manifest.load(Folder(self.uri))
+        for name in manifest.parts("W"):
+            yield manifest.read_parquet(name)
 
     def transform(self, texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
         """W (n, k) float32 of new documents under this H, with the run's own vocabulary and idf.
@@ -141,27 +152,28 @@ def _told(folder: RunFolder, run: dict[str, Any]) -> tuple[VectorizerSettings, M
         ) from error
 
 
-def _read_H(folder: RunFolder, k: int, m: int) -> tuple[pa.Table, NDArray[np.float32]]:
+def _read_H(manifest: Manifest, k: int, m: int) -> tuple[pa.Table, NDArray[np.float32]]:
     """The features (m rows, in order) and their weights (m, k)."""
-    files = folder.h_parts()
-    features, weights = zip(*(_h_part(file, k) for file in files), strict=True)
+    names = manifest.parts("H")
+    if not names:
+        raise InputDataError(f"the manifest of {manifest.run} names no part of H. Fit again")
+    features, weights = zip(*(_h_part(manifest, name, k) for name in names), strict=True)
     table = pa.concat_tables(features)
     number = table["feature"].to_numpy()
     if len(number) != m or not np.array_equal(number, np.arange(m)):
         raise InputDataError(
-            f"the parts of H in {files[0].parent} hold {len(number)} features where run.json tells of {m}, "
-            "or not in order: a part is missing or from another run. Restore it, or delete "
-            f"{folder.folder} and fit again"
+            f"the parts of H in {manifest.run} hold {len(number)} features where run.json tells of {m}, "
+            "or not in order: a part is missing or from another run. Restore it, or delete that folder and fit again"
         )
     return table, np.concatenate(weights)
 
 
-def _h_part(file: Folder, k: int) -> tuple[pa.Table, NDArray[np.float32]]:
-    table = file.read_parquet()
+def _h_part(manifest: Manifest, name: str, k: int) -> tuple[pa.Table, NDArray[np.float32]]:
+    table = manifest.read_parquet(name)
     try:
         weights = weights_of(table, k)
         return table.select(H_FEATURES.names).cast(H_FEATURES), weights
     except (KeyError, ValueError) as error:
         raise InputDataError(
-            f"{file} is not a part of this H ({error.args[0]}). Restore it, or fit again"
+            f"{manifest.run / name} is not a part of this H ({error.args[0]}). Restore it, or fit again"
         ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from nmf_dask.kernels.matrices import Csr, frozen
 from nmf_dask.store import Folder, read_arrays, write_arrays
 from nmf_dask.text import Counts
+from nmf_dask.vocabulary import TermTable
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,17 @@ class Stage:
         """Numbers of the counted corpus, written after the vocabulary: counting is over."""
         return self.folder / "counted.json"
 
+    def has_counts(self) -> bool:
+        """Whether some partition is counted."""
+        return any(name.startswith("terms-") for name in (self.folder / "counts").list())
+
     def counts(self, partition: int) -> Folder:
         """The counts of a partition."""
         return self.folder / "counts" / f"part-{partition:05d}.arrow"
+
+    def table(self, partition: int) -> Folder:
+        """What a partition says of its terms, written after its counts: it is counted."""
+        return self.folder / "counts" / f"terms-{partition:05d}.arrow"
 
     def block(self, partition: int) -> Folder:
         """The weighed block of a partition."""
@@ -76,6 +86,17 @@ def read_counts(file: Folder) -> Counts:
     arrays = read_arrays(file)
     n_invalid = int(arrays.pop("n_invalid")[0])
     return Counts(**arrays, terms=_TERMS.empty_table(), n_invalid=n_invalid)
+
+
+def write_table(file: Folder, table: TermTable, numbers: Sequence[int]) -> None:
+    """Stage the table of a partition's terms, with some numbers of the partition."""
+    write_arrays(file, table.to_arrays() | {"numbers": np.array(numbers, np.int64)})
+
+
+def read_table(file: Folder) -> tuple[TermTable, list[int]]:
+    """A staged table and the numbers beside it; raises StageDamaged."""
+    arrays = read_arrays(file)
+    return TermTable.from_arrays(arrays), arrays["numbers"].tolist()
 
 
 def write_block(file: Folder, X: Csr) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import Csr, read_only
 from nmf_dask.kernels.merging import ascending_terms, merge_runs
 from nmf_dask.kernels.weighting import NORMS, expected_bins, weighed_rows
+from nmf_dask.text.counts import term_strings
 
 if TYPE_CHECKING:
     from nmf_dask.config import VectorizerSettings
@@ -53,6 +54,26 @@ class TermTable:
         if not ascending_terms(bucket, read_only(offsets, np.int64), read_only(arena, np.uint8)):
             terms = terms.sort_by([("bucket", "ascending"), ("term", "ascending")])
         return cls(buckets, _bounded(terms), counts.n_documents)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The table as plain arrays, for a file: the terms are offsets (t + 1,) into their bytes."""
+        offsets, arena = _bytes_of(self.terms["term"])
+        columns = {name: self.buckets[name].to_numpy() for name in _BUCKETS.names}
+        return columns | {
+            "term_bucket": self.terms["bucket"].to_numpy(),
+            "term_frequency": self.terms["document_frequency"].to_numpy(),
+            "term_offsets": offsets,
+            "term_bytes": arena,
+            "n_documents": np.array([self.n_documents]),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TermTable:
+        """Read what `to_arrays` gave."""
+        terms = term_strings(arrays["term_offsets"], arrays["term_bytes"])
+        columns = [arrays["term_bucket"], terms, arrays["term_frequency"]]
+        buckets = pa.table([arrays[name] for name in _BUCKETS.names], schema=_BUCKETS)
+        return cls(buckets, pa.table(columns, schema=_TERMS), int(arrays["n_documents"][0]))
 
 
 def merge(tables: Sequence[TermTable]) -> TermTable:

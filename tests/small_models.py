@@ -60,6 +60,11 @@ def write_run(
     return run
 
 
+def reseal(run: RunFolder) -> None:
+    """Make the manifest of a run say what its files are now: as of a writer that wrote them so."""
+    run._write_manifest({})
+
+
 def first_and_second(uri: Any) -> ModelFolder:
     """A model folder with two committed runs, the second one the latest."""
     model = ModelFolder(str(uri))

@@ -1,5 +1,6 @@
 """TopicModel: read back whole or refused by file, and W of new documents as scikit-learn computes it."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ from nmf_dask.store import ModelFolder, h_table
 from nmf_dask.text import count_texts
 from nmf_dask.vocabulary import TermTable, Vocabulary, select, weigh
 from tests.corpora import corpus_folder
-from tests.small_models import FIRST, VOCABULARY, H, first_and_second, run_json, write_run
+from tests.small_models import FIRST, VOCABULARY, H, first_and_second, reseal, run_json, write_run
 
 
 @pytest.mark.parametrize("h_rows", [1, 2, 5])
@@ -64,17 +65,12 @@ def with_weights(part: Path, values: list[float]) -> None:
     rewritten(part, table.drop("weights").append_column("weights", weights))
 
 
-DAMAGE: dict[str, tuple[Any, str]] = {
-    "cut": (cut, r"part-00000\.parquet: it is damaged"),
-    "empty": (lambda part: os.truncate(part, 0), r"part-00000\.parquet: it is damaged"),
-    "first part missing": (Path.unlink, r"1 of at least 2 parts are missing in .*H: part-00000\.parquet"),
-    "last part missing": (
-        lambda part: part.with_name("part-00001.parquet").unlink(),
-        "hold 3 features where run.json tells of 5",
-    ),
+# A file that was written so: the manifest agrees with it.
+MISWRITTEN: dict[str, tuple[Any, str]] = {
+    "no Parquet": (cut, r"part-00000\.parquet: it is damaged"),
     "parts swapped": (
         lambda part: part.write_bytes(part.with_name("part-00001.parquet").read_bytes()),
-        "hold 4 features",
+        "hold 4 features where run.json tells of 5",
     ),
     "wrong order": (lambda part: rewritten(part, pq.read_table(part).take([1, 0, 2])), "not in order"),
     "wrong k": (lambda part: with_weights(part, [1, 2]), r"part-00000\.parquet .*\[2\] where .*\[3\]"),
@@ -85,22 +81,80 @@ DAMAGE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_H_is_refused_by_its_file(tmp_path: Path, damage: str) -> None:
-    write_run(ModelFolder(str(tmp_path)).run(FIRST))
-    act, message = DAMAGE[damage]
+@pytest.mark.parametrize("damage", MISWRITTEN)
+def test_H_that_is_no_H_is_refused_by_its_file(tmp_path: Path, damage: str) -> None:
+    run = write_run(ModelFolder(str(tmp_path)).run(FIRST))
+    act, message = MISWRITTEN[damage]
     act(tmp_path / "runs" / FIRST / "H" / "part-00000.parquet")
+    reseal(run)
     with pytest.raises(InputDataError, match=message):
         TopicModel.load(str(tmp_path))
 
 
+def flip(file: Path) -> None:
+    """One bit in the middle: Parquet itself would not notice it in a page."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "does not exist"),
+        (cut, "bytes where .* were written: it was cut or replaced"),
+        (lambda file: os.truncate(file, 0), "has 0 bytes where"),
+        (flip, "is not what was written.*its content changed"),
+        (lambda file: file.write_bytes(file.read_bytes() + b" "), "bytes where"),
+    ],
+    ids=["deleted", "cut", "empty", "flipped", "longer"],
+)
+@pytest.mark.parametrize("name", ["H/part-00001.parquet", "W/part-00001.parquet", "run.json"])
+def test_damage_after_the_commit_is_noticed_by_file(
+    tmp_path: Path, name: str, damage: Any, message: str
+) -> None:
+    write_run(ModelFolder(str(tmp_path)).run(FIRST))
+    damage(tmp_path / "runs" / FIRST / name)
+    if name == "run.json":
+        message += "|is not JSON"  # what tells whether it is a run at all is read first
+    with pytest.raises(InputDataError, match=f"(?s){name}.*({message})"):
+        list(TopicModel.load(str(tmp_path)).W_parts())
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, lambda file: file.write_text('{"files": {"x": 1}}')])
+def test_damaged_manifest_is_noticed(tmp_path: Path, damage: Any) -> None:
+    write_run(ModelFolder(str(tmp_path)).run(FIRST))
+    damage(tmp_path / "runs" / FIRST / "manifest.json")
+    with pytest.raises(InputDataError, match=r"manifest\.json"):
+        TopicModel.load(str(tmp_path))
+
+
+def test_manifest_is_what_sha256sum_says(tmp_path: Path) -> None:
+    write_run(ModelFolder(str(tmp_path)).run(FIRST))
+    folder = tmp_path / "runs" / FIRST
+    told = json.loads((folder / "manifest.json").read_text())["files"]
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    assert told.keys() == files.keys() - {"manifest.json", "_SUCCESS"}
+    for name, one in told.items():
+        content = files[name].read_bytes()
+        assert one == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_W_comes_by_partition_as_it_was_written(tmp_path: Path) -> None:
+    write_run(ModelFolder(str(tmp_path)).run(FIRST))
+    tables = list(TopicModel.load(str(tmp_path)).W_parts())
+    assert [table["doc_id"].to_pylist() for table in tables] == [["d0", "d1", "d2"], ["d3"]]
+    assert [table["topic"].to_pylist() for table in tables] == [[1, 0, None], [2]]
+
+
 @pytest.mark.parametrize("key", ["config", "n_documents", "n_features"])
 def test_run_json_that_lacks_something_is_refused(tmp_path: Path, key: str) -> None:
-    write_run(ModelFolder(str(tmp_path)).run(FIRST))
+    run = write_run(ModelFolder(str(tmp_path)).run(FIRST))
     file = tmp_path / "runs" / FIRST / "run.json"
     told = json.loads(file.read_text())
     del told[key]
     file.write_text(json.dumps(told))
+    reseal(run)
     with pytest.raises(InputDataError, match=rf"run\.json does not tell what a model needs.*{key}"):
         TopicModel.load(str(tmp_path))
 

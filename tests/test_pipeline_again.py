@@ -127,8 +127,9 @@ def test_two_at_once_one_commits_and_the_other_names_it(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("moment", "size", "resumed_from"),
     [
-        ("count:2", 5000, None),
-        ("select", 5000, None),
+        ("count", 5000, None),
+        ("count:2", 5000, "count"),
+        ("select", 5000, "count"),
         ("weigh:2", 5000, "select"),
         ("pass:1", 5000, "select"),
         ("pass:5", 5000, "pass-00004"),
@@ -181,8 +182,8 @@ def damage(file: Path) -> None:
 @pytest.mark.parametrize(
     ("moment", "victim", "resumed_from"),
     [
-        ("weigh:2", "counted.json", None),
-        ("weigh:2", "vocabulary.parquet", None),
+        ("weigh:2", "counted.json", "count"),
+        ("weigh:2", "vocabulary.parquet", "count"),
         ("pass:1", "blocks/part-00001.arrow", "select"),
         ("pass:8", "checkpoints/pass-00006/W-00000.arrow", "select"),
         ("pass:8", "checkpoints/pass-00006/H.arrow", "select"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
+from nmf_dask import TopicModel
 from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.store import Folder, ModelFolder, StageDamaged, lock, open_run, read_arrays, write_arrays
 from nmf_dask.store.folder import _file_system
@@ -44,9 +45,10 @@ def test_runs_are_written_committed_and_found(uri: str) -> None:
     assert open_run(uri).run_id == SECOND
     assert open_run(f"{uri}/runs/{FIRST}/").run_id == FIRST
     assert model.run(FIRST).folder.list() == (
-        ("H", "W", "_SUCCESS", "convergence.parquet", "run.json", "topics.parquet")
+        ("H", "W", "_SUCCESS", "convergence.parquet", "manifest.json", "run.json", "topics.parquet")
     )
     assert [part.read_parquet().num_rows for part in model.run(FIRST).w_parts()] == [3, 1]
+    assert [table.num_rows for table in TopicModel.load(uri).W_parts()] == [3, 1]
     (model.folder / "LATEST").delete()
     assert open_run(uri).run_id == SECOND
     model.run(SECOND).folder.delete()

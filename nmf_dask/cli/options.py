@@ -32,6 +32,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "cluster.workers": ("--workers",),
     "cluster.threads_per_worker": ("--threads-per-worker",),
     "cluster.memory_limit": ("--memory-limit",),
+    "cluster.workers_timeout": ("--workers-timeout",),
+    "cluster.tls_ca": ("--tls-ca",),
+    "cluster.tls_cert": ("--tls-cert",),
+    "cluster.tls_key": ("--tls-key",),
     "run.resume": ("--resume",),
     "run.log_format": ("--log-format",),
 }
@@ -45,6 +49,10 @@ _METAVARS = {
     "vectorizer.ngram_range": "MIN,MAX",
     "cluster.scheduler": "ADDRESS|FILE",
     "cluster.memory_limit": "SIZE",
+    "cluster.workers_timeout": "SECONDS",
+    "cluster.tls_ca": "FILE",
+    "cluster.tls_cert": "FILE",
+    "cluster.tls_key": "FILE",
 }
 
 

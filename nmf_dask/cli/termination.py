@@ -1,12 +1,13 @@
-"""SIGTERM as an error that ends the job in order, wherever it arrives."""
+"""SIGTERM and SIGINT as errors that end the job in order, wherever they arrive."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from nmf_dask.errors import RetryableError
 
@@ -15,7 +16,10 @@ AGAIN_SECONDS = 0.05
 
 @contextmanager
 def termination_as_error() -> Iterator[None]:
-    """While the block runs, the first SIGTERM raises RetryableError; later ones leave the clean-up alone.
+    """While the block runs, the first SIGTERM raises RetryableError, the first SIGINT KeyboardInterrupt.
+
+    Later SIGTERMs leave the clean-up alone: schedulers repeat them. A second SIGINT ends the process at once:
+    somebody sits there and means it.
 
     A signal may arrive in a finalizer or a callback of the garbage collector (Dask has one), where Python drops
     what is raised. It tells the unraisable hook, which has the error raised again a moment later.
@@ -26,9 +30,15 @@ def termination_as_error() -> Iterator[None]:
     raised: list[BaseException] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        if not raised:
+            raised.append(
+                KeyboardInterrupt()
+                if signum == signal.SIGINT
+                else RetryableError("stopped by SIGTERM; run the same command again to go on")
+            )
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raised.append(RetryableError("stopped by SIGTERM; run the same command again to go on"))
-        raise raised[-1]
+        signal.signal(signal.SIGINT, leave_at_once)
+        raise raised[0]
 
     before = sys.unraisablehook
 
@@ -38,12 +48,24 @@ def termination_as_error() -> Iterator[None]:
         elif not raised:  # what an interrupted callback trips over later is no news
             before(told)
 
-    terminate, alarm = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, stop)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    handlers = [signal.signal(number, stop) for number in numbers]
     sys.unraisablehook = dropped
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = before
-        signal.signal(signal.SIGTERM, terminate)
-        signal.signal(signal.SIGALRM, alarm)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+
+
+def leave_at_once(signum: int, frame: FrameType | None) -> NoReturn:
+    """End the process as a kill would; nothing written is half readable, and own workers end with their parent."""
+    with suppress(OSError, ValueError):
+        shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live display hides the cursor
+        os.write(
+            2,
+            f"{shown}nmf-dask: stopped at once; the same command goes on from the last checkpoint\n".encode(),
+        )
+    os._exit(RetryableError.exit_code)

@@ -32,6 +32,7 @@ from nmf_dask.pipeline.stages import (
 )
 from nmf_dask.staging import Stage, StagedBlocks
 from nmf_dask.store import (
+    Digest,
     Folder,
     ModelFolder,
     ModelLock,
@@ -112,6 +113,7 @@ class Job:
         self.stage = Stage(Folder(scratch) / run.run_id if scratch else run.work)
         self.checkpoints = Checkpoints(self.stage, lock)
         self.account = Account(settings, corpus, observer)
+        self.digests: dict[str, Digest] = {}  # of the files of results, by path within the run
 
     def done(self) -> FitResult:
         """Run the job, and commit it; run.json tells of a failure too."""
@@ -128,7 +130,7 @@ class Job:
             self._failed(error)
             raise
         self.run.write_run(self.account.report("done"))
-        self.run.commit(len(self.corpus.partitions))
+        self.run.commit(len(self.corpus.partitions), self.digests)
         if self.settings.run.scratch:
             self.stage.folder.delete()
         resumed = self.account.resumed_from is not None
@@ -169,6 +171,8 @@ class Job:
         earlier = self._selected_before()
         if earlier is not None:
             return earlier
+        if self.stage.has_counts():
+            self.account.resumed_from = "count"
         partitions = self.corpus.partitions
         with self.account.timed("count", len(partitions), self.corpus.text_bytes):
             numbers, merged = self._count(tasks)
@@ -314,13 +318,17 @@ class Job:
             strips = [weights[strip] for strip, _, _ in places]
             rows = tuple((offset, run) for _, offset, run in places)
             refs.append(batch.call("write", writer.write, partition, rows, strips, scale))
-        return self._awaited(tasks, tasks.submit(batch, refs))
+        written: list[Written] = self._awaited(tasks, tasks.submit(batch, refs))
+        for partition, one in zip(self.corpus.partitions, written, strict=True):
+            self.digests[self.run.name_of(self.run.w_part(partition.index))] = one.digest
+        return written
 
     def _write_H(self, vocabulary: Vocabulary, H: NDArray[np.float32]) -> None:
         table: pa.Table = h_table(vocabulary, H)
         rows = max(1, H_PART_BYTES // (4 * len(H)))
         for index, low in enumerate(range(0, table.num_rows, rows)):
-            self.run.h_part(index).write_parquet(table.slice(low, rows))
+            file = self.run.h_part(index)
+            self.digests[self.run.name_of(file)] = file.write_parquet(table.slice(low, rows))
         self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
 
 

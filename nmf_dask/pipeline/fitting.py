@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
@@ -204,8 +205,9 @@ class OneTask(Fitting):
         self._take(self.tasks.call("load", held, W, state.outcome, told))
 
     def _take(self, handle: Any) -> None:
-        self._held = handle
-        self.state = self.tasks.fetch(self.tasks.call("state", _told, handle))
+        # Together, and when it is done: a job that is stopped meanwhile saves what it had before.
+        state = self.tasks.fetch(self.tasks.call("state", _told, handle))
+        self._held, self.state = handle, state
 
 
 def begin_held(problem: Problem, threads: int) -> Held:
@@ -278,7 +280,15 @@ class ManyTasks(Fitting):
         self.state = replace(self._fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
 
     def advance(self) -> None:
-        self.state = self._fit.advance(self._blocks, self.state)
+        before = list(self._blocks.W)
+        try:
+            self.state = self._fit.advance(self._blocks, self.state)
+        except BaseException as error:
+            # What a job that is stopped in a pass saves is what it had before. The frames hold what is being
+            # computed: without them nobody wants it any more, and saving need not wait for it.
+            self._blocks.W = before
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def finish(self) -> None:
         self.state = self._fit.finished(self._blocks, self.state)

@@ -92,6 +92,17 @@ def expected_memory(
     return Memory((worker if in_process else DRIVER_BYTES) + tables, worker + in_process * tables)
 
 
+def expected_staging(
+    text_bytes: int, n_rows: int, vectorizer: VectorizerSettings, model: ModelSettings
+) -> int:
+    """A bound on the bytes of intermediate files at their peak: counts that become blocks, and two checkpoints."""
+    found = amounts(text_bytes, vectorizer)
+    sizes = Sizes(n_rows, found.features, found.nonzeros, model.n_components)
+    counts = sizes.nnz * 8 + n_rows * 8 + min(text_bytes, found.terms * 40)
+    checkpoint = (n_rows + 3 * sizes.n_features) * sizes.kp * 4
+    return counts + 2 * checkpoint
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a fit would do."""
@@ -110,6 +121,8 @@ class Plan:
     memory_limit: int
     expected_driver: int
     expected_worker: int
+    staging: str
+    expected_staging: int
 
     def as_dict(self) -> dict[str, Any]:
         """The plan for a machine to read."""
@@ -126,6 +139,7 @@ class Plan:
             f"features     at most {self.n_features:,}",
             f"workers      {self.workers} with {self.threads_per_worker} threads and {_size(self.memory_limit)}",
             f"memory       driver {_size(self.expected_driver)}, each worker {_size(self.expected_worker)} at most",
+            f"staging      {_size(self.expected_staging)} at most, in {self.staging}{_free(self.staging)}",
         ]
 
 
@@ -135,6 +149,16 @@ def _size(n_bytes: int) -> str:
             return f"{n_bytes:,.0f} {unit}" if unit in ("B", "KiB") else f"{n_bytes:,.1f} {unit}"
         n_bytes /= 1024  # type: ignore[assignment]
     raise AssertionError("unreachable")
+
+
+def _free(place: str) -> str:
+    """Room on the disk of a local place, whose folders may not be there yet."""
+    while place and not os.path.isdir(place):
+        place = os.path.dirname(place)
+    if not place:
+        return ""
+    disk = os.statvfs(place)
+    return f" ({_size(disk.f_bavail * disk.f_frsize)} free)"
 
 
 def with_stop_words(settings: Settings) -> Settings:
@@ -204,6 +228,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
     folder = ModelFolder(settings.output.output or "")
     name = run_id(settings, corpus.fingerprint)
     workers, threads, limit = _resources(settings)
+    scratch = settings.run.scratch
     largest = max(partition.text_bytes for partition in corpus.partitions)
     expected = expected_memory(
         text_bytes=corpus.text_bytes,
@@ -229,6 +254,10 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         memory_limit=limit,
         expected_driver=expected.driver,
         expected_worker=expected.worker,
+        staging=redact((Folder(scratch) / name if scratch else folder.run(name).work).uri),
+        expected_staging=expected_staging(
+            corpus.text_bytes, corpus.n_rows, settings.vectorizer, settings.model
+        ),
     )
 
 

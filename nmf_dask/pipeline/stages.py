@@ -14,8 +14,17 @@ from nmf_dask.blocks import Run
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.corpus import Partition, read_ids, read_texts
 from nmf_dask.errors import InputDataError
-from nmf_dask.staging import Stage, read_block, read_counts, shuffled, write_block, write_counts
-from nmf_dask.store import RunFolder, StageDamaged, w_table
+from nmf_dask.staging import (
+    Stage,
+    read_block,
+    read_counts,
+    read_table,
+    shuffled,
+    write_block,
+    write_counts,
+    write_table,
+)
+from nmf_dask.store import Digest, RunFolder, StageDamaged, w_table
 from nmf_dask.text import Counts, count_texts
 from nmf_dask.vocabulary import TermTable, Vocabulary, weigh
 
@@ -43,6 +52,7 @@ class Written(NamedTuple):
 
     weights: NDArray[np.float64]
     documents: NDArray[np.int64]
+    digest: Digest  # of the file
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,24 @@ class CorpusTasks:
     seed: int
 
     def count(self, partition: Partition) -> tuple[Counted, TermTable]:
-        """Stage the counts of a partition; its part of the table of terms. Raises InputDataError for a null id."""
+        """Stage the counts of a partition; its part of the table of terms. Raises InputDataError for a null id.
+
+        What an earlier attempt staged is taken: neither a lost worker's partitions nor a lost driver's are
+        tokenized twice.
+        """
+        with suppress(StageDamaged):
+            read_counts(self.stage.counts(partition.index))
+            table, numbers = read_table(self.stage.table(partition.index))
+            if table.n_documents == partition.n_rows:
+                return Counted(*numbers), table
         if self.id_column is not None:
             # A null that no footer tells of would else show after the fit.
             read_ids(partition, self.id_column)
         counts, counted = self._counted(partition)
+        table = TermTable.of(counts)
         write_counts(self.stage.counts(partition.index), counts)
-        return counted, TermTable.of(counts)
+        write_table(self.stage.table(partition.index), table, counted)
+        return counted, table
 
     def weigh(self, partition: Partition, vocabulary: Vocabulary) -> BlockInfo:
         """Stage the block of a partition, unless it stands there already."""
@@ -80,6 +101,7 @@ class CorpusTasks:
         X = weigh(counts, vocabulary, self.vectorizer, order)
         write_block(file, X)
         counts_file.delete()
+        self.stage.table(partition.index).delete()
         return _info(X.indptr, X.data)
 
     def _counted(self, partition: Partition) -> tuple[Counts, Counted]:
@@ -136,9 +158,11 @@ class WriteTasks:
         has_terms[order] = np.diff(read_block(self.stage.block(partition.index)).indptr) > 0
         ids = read_ids(partition, self.id_column)
         table = w_table(ids, self.id_column or "doc_id", W, has_terms)
-        self.run.w_part(partition.index).write_parquet(table)
+        digest = self.run.w_part(partition.index).write_parquet(table)
         topics = table["topic"].drop_null().to_numpy()
-        return Written(W.sum(axis=0, dtype=np.float64), np.bincount(topics, minlength=self.n_components))
+        return Written(
+            W.sum(axis=0, dtype=np.float64), np.bincount(topics, minlength=self.n_components), digest
+        )
 
 
 def runs_of_partitions(

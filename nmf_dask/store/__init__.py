@@ -1,8 +1,9 @@
 """The model folder on disk or in an object store: files, runs, lock, staged arrays, table formats."""
 
 from nmf_dask.store.arrays import StageDamaged, read_arrays, write_arrays
-from nmf_dask.store.folder import Folder, MissingFileError
+from nmf_dask.store.folder import Digest, Folder, MissingFileError
 from nmf_dask.store.lock import ModelLock
+from nmf_dask.store.manifest import Manifest
 from nmf_dask.store.runs import FORMAT_VERSION, ModelFolder, RunFolder, open_run, run_id
 from nmf_dask.store.tables import (
     H_FEATURES,
@@ -18,7 +19,9 @@ from nmf_dask.store.tables import (
 __all__ = [
     "FORMAT_VERSION",
     "H_FEATURES",
+    "Digest",
     "Folder",
+    "Manifest",
     "MissingFileError",
     "ModelFolder",
     "ModelLock",

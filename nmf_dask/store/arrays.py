@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nmf_dask.errors import InputDataError
 from nmf_dask.store.folder import Folder, MissingFileError, reported
 
-DTYPES = ("int32", "int64", "float32", "float64")
+DTYPES = ("uint8", "int32", "int64", "float32", "float64")
 _KEY = b"nmf_dask.arrays"
 
 
@@ -27,7 +27,7 @@ class StageDamaged(InputDataError):  # noqa: N818 - a state of the file first, a
 
 
 def write_arrays(file: Folder, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays of int32, int64, float32 or float64, of any shape, into one file.
+    """Write arrays of bytes, int32, int64, float32 or float64, of any shape, into one file.
 
     A C-contiguous array is written without a copy. An earlier file of that name is replaced; whoever has it
     mapped keeps the old content. Raises ValueError for another dtype, RetryableError for a full disk.

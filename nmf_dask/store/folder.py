@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -67,6 +68,45 @@ def _translated(error: OSError | pa.ArrowException, what: str) -> NmfDaskError:
     if _REFUSED.search(detail):
         return InputDataError(f"{what}: refused. Check address and credentials ({detail})")
     return RetryableError(f"{what}: {detail}. Run the same command again when the storage answers")
+
+
+class Digest(NamedTuple):
+    """Size and SHA-256 (hexadecimal) of a file."""
+
+    n_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes | pa.Buffer) -> Digest:
+        """The digest of content in memory."""
+        view = memoryview(data)
+        return cls(view.nbytes, hashlib.sha256(view).hexdigest())
+
+
+class _Hashed:
+    """A file to write to that hashes what goes by."""
+
+    closed = False
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+        self._n_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._hash.update(data)
+        self._n_bytes += len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        """The stream is closed by whoever opened it."""
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self._n_bytes, self._hash.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -214,57 +254,69 @@ class Folder:
                 except FileNotFoundError:
                     continue
 
-    def write_bytes(self, data: bytes) -> None:
-        """Write a file."""
+    def write_bytes(self, data: bytes) -> Digest:
+        """Write a file; its digest."""
         with self.writing() as stream:
             stream.write(data)
+        return Digest.of(data)
 
     def read_bytes(self) -> bytes:
         """Content of this file; MissingFileError where there is none."""
         with reported("read", str(self)), self.fs.open_input_stream(self.path, compression=None) as stream:
             return bytes(stream.read())
 
-    def write_json(self, value: Mapping[str, Any]) -> None:
+    def write_json(self, value: Mapping[str, Any]) -> Digest:
         """Write an object as JSON; NumPy numbers become numbers, NaN and infinities null."""
         text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-        self.write_bytes((text + "\n").encode())
+        return self.write_bytes((text + "\n").encode())
 
     def read_json(self) -> dict[str, Any]:
         """Content of a JSON file that holds an object; InputDataError where it holds anything else."""
-        data = self.read_bytes()
-        try:
-            value = json.loads(data)
-        except ValueError as error:
-            raise InputDataError(f"{self} is not JSON ({error}): damaged, or half written") from error
-        if not isinstance(value, dict):
-            raise InputDataError(f"{self} holds {type(value).__name__}, not an object")
-        return value
+        return json_object(self.read_bytes(), str(self))
 
-    def write_parquet(self, table: pa.Table) -> None:
-        """Write one Parquet file: zstd, row groups of about 32 MiB."""
+    def write_parquet(self, table: pa.Table) -> Digest:
+        """Write one Parquet file: zstd, row groups of about 32 MiB; its digest."""
         bytes_a_row = max(1, table.nbytes // max(1, table.num_rows))
         # Weights hardly repeat: a dictionary of them makes the file larger and twice as slow to read.
         flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
         with self.writing() as stream:
+            hashed = _Hashed(stream)
             pq.write_table(
                 table,
-                stream,
+                hashed,
                 compression="zstd",
                 use_dictionary=flat,
                 row_group_size=max(1024, ROW_GROUP_BYTES // bytes_a_row),
             )
+        return hashed.digest
 
     def read_parquet(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of one Parquet file, whole or only some columns; InputDataError where it is damaged."""
         with reported("read", str(self)), self.fs.open_input_file(self.path) as source:
-            file = pq.ParquetFile(source)
-            absent = [name for name in columns or () if name not in file.schema_arrow.names]
-            if absent:
-                raise InputDataError(
-                    f"{self} has no column {', '.join(absent)}; its columns are "
-                    f"{', '.join(file.schema_arrow.names)}"
-                )
-            return file.read(columns=None if columns is None else [*columns])
+            return table_of(source, str(self), columns)
+
+
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """The object that JSON holds; InputDataError that names `where` for anything else."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise InputDataError(f"{where} is not JSON ({error}): damaged, or half written") from error
+    if not isinstance(value, dict):
+        raise InputDataError(f"{where} holds {type(value).__name__}, not an object")
+    return value
+
+
+def table_of(source: pa.NativeFile, where: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of an open Parquet file; InputDataError that names `where` if it is damaged or lacks a column."""
+    with reported("read", where):
+        file = pq.ParquetFile(source)
+        absent = [name for name in columns or () if name not in file.schema_arrow.names]
+        if absent:
+            raise InputDataError(
+                f"{where} has no column {', '.join(absent)}; its columns are {', '.join(file.schema_arrow.names)}"
+            )
+        return file.read(columns=None if columns is None else [*columns])
 
 
 def _absolute(uri: str) -> str:

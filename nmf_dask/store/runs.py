@@ -21,8 +21,9 @@ import pyarrow.fs as pafs
 
 from nmf_dask.config import Settings
 from nmf_dask.errors import InputDataError, RetryableError
-from nmf_dask.store.folder import Folder, MissingFileError
+from nmf_dask.store.folder import Digest, Folder, MissingFileError
 from nmf_dask.store.lock import ModelLock, check_not_taken
+from nmf_dask.store.manifest import Manifest
 
 FORMAT_VERSION = 1
 
@@ -117,6 +118,10 @@ class RunFolder:
             )
         return [folder / f"part-{one:05d}.parquet" for one in numbers]
 
+    def name_of(self, file: Folder) -> str:
+        """The path of a file of this run within its folder."""
+        return file.path.removeprefix(f"{self.folder.path}/")
+
     def is_committed(self) -> bool:
         """True where the run is whole and final."""
         return (self.folder / "_SUCCESS").exists()
@@ -128,12 +133,12 @@ class RunFolder:
             if name != "_work":
                 (self.folder / name).delete()
 
-    def write_run(self, run: Mapping[str, Any]) -> None:
+    def write_run(self, run: Mapping[str, Any]) -> Digest:
         """Write run.json, with format version, run id and time; for a failed run too."""
         self._refuse_committed()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         stamped = {"format_version": FORMAT_VERSION, "run_id": self.run_id, **run, "written": now}
-        (self.folder / "run.json").write_json(stamped)
+        return (self.folder / "run.json").write_json(stamped)
 
     def read_run(self) -> dict[str, Any]:
         """Content of run.json; InputDataError where it is missing or damaged."""
@@ -143,10 +148,11 @@ class RunFolder:
         if self.is_committed():
             raise InputDataError(f"{self.folder} is committed and is not written to again")
 
-    def commit(self, n_w_parts: int | None = None) -> None:
-        """Make the run visible: `_SUCCESS`, then LATEST, then the work area goes.
+    def commit(self, n_w_parts: int | None = None, digests: Mapping[str, Digest] | None = None) -> None:
+        """Make the run visible: the manifest, `_SUCCESS`, then LATEST, then the work area goes.
 
-        Called again on a committed run it finishes what a driver killed in the middle of its commit left to
+        `digests` are those of files that were written, by path within the run; what they leave out is read for its
+        own. Called again on a committed run it finishes what a driver killed in the middle of its commit left to
         do, if anything. Raises InputDataError where a part or run.json is missing (`n_w_parts`: of W, where
         known), RetryableError where another process has taken over the lock of the model folder.
         """
@@ -156,6 +162,7 @@ class RunFolder:
             self._check_whole(n_w_parts)
             check_not_taken(self.model.lock_file)
             unfinished.write_bytes(b"")
+            self._write_manifest(digests or {})
             self._sync()
             (self.folder / "_SUCCESS").write_bytes(b"")
         if not unfinished.exists():
@@ -174,18 +181,25 @@ class RunFolder:
         if n_w_parts is not None and found != n_w_parts:
             raise InputDataError(f"{self.folder / 'W'} holds {found} parts where {n_w_parts} are due")
 
+    def _results(self) -> list[Folder]:
+        files = [self.folder / "run.json", self.topics, self.convergence]
+        return [*(file for file in files if file.exists()), *self.h_parts(), *self.w_parts()]
+
+    def _write_manifest(self, digests: Mapping[str, Digest]) -> None:
+        files = {self.name_of(file): file for file in self._results()}
+        known = {name: digests.get(name) or Digest.of(file.read_bytes()) for name, file in files.items()}
+        Manifest(self.folder, known).write()
+
     def _sync(self) -> None:
         """Have the disk itself hold the results before `_SUCCESS` says so; stores do that on their own."""
         if not self.folder.is_local:
             return
-        results = [self.folder / "run.json", self.topics, self.convergence, *self.w_parts(), *self.h_parts()]
-        for file in results:
-            if file.exists():
-                descriptor = os.open(file.path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        for file in (*self._results(), self.folder / "manifest.json"):
+            descriptor = os.open(file.path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 @dataclass(frozen=True)
