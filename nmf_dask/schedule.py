@@ -6,6 +6,7 @@ a share of it. The numbers here were chosen on four corpora.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from nmf_dask.blocks import Sizes
@@ -36,6 +37,7 @@ MOST_MOMENTUM = 2.0
 # passes cost decides how long to go on: 20 milliseconds for the seventh digit are no matter, an hour is.
 PRODUCTS_OF_TOL = 7.5e10
 LARGE_FALL = 0.3
+MOST_STRIP_BYTES = 32 * 2**20
 
 
 def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> Objective:
@@ -79,12 +81,22 @@ def least_fall(sizes: Sizes, beta_loss: str) -> float:
 
 
 def strip_count(sizes: Sizes, beta_loss: str) -> int:
-    """How many strips to cut: enough for threads and workers, each worth about 100 ms a pass, two at least."""
+    """How many strips to cut: enough for threads and workers, few enough for one scheduler, two at least.
+
+    A strip is worth 100 ms of a core a pass within one task, twice that where each is a task of its own. A pass that
+    takes T core-seconds keeps P threads busy with 2 P strips as long as the scheduler hands them over, 6 ms each, in
+    less than T / P: P is at most √(T / 12 ms), and more strips would only keep the scheduler busy.
+    """
     kp = sizes.kp
     # Seconds of one core a pass: nonzeros and rows by what they cost on a 2021 server core, near enough for a count.
     a_nonzero = 0.45e-9 if beta_loss == "frobenius" else 1.5e-9
     seconds = sizes.nnz * kp * a_nonzero + sizes.n_rows * kp * kp * 1e-10
-    return max(2, min(round(seconds / 0.1), 65536))
+    if fits_one_task(sizes):
+        return max(2, round(seconds / 0.1))
+    wanted = min(seconds / 0.2, 2 * math.sqrt(seconds / 0.012))
+    # However many rows there are, a strip of them has to fit a small worker.
+    least = math.ceil(sizes.n_rows * kp * 4 / MOST_STRIP_BYTES)
+    return 4 * max(1, round(wanted / 4), math.ceil(least / 4))  # so that two and four threads end together
 
 
 def schedule(model: ModelSettings, sizes: Sizes) -> tuple[list[PassPlan], PassPlan]:

@@ -56,7 +56,7 @@ def test_folder_holds_the_files_of_the_contract_and_no_others(result):
     assert parts == {f"W/part-{i:05d}.parquet" for i in range(result.run["input"]["n_partitions"])}
     assert len(parts) >= 3
     assert names - parts == {
-        "H/part-00000.parquet", "topics.parquet", "convergence.parquet", "run.json", "_SUCCESS",
+        "H/part-00000.parquet", "topics.parquet", "convergence.parquet", "manifest.json", "run.json", "_SUCCESS",
     }  # fmt: skip
 
 

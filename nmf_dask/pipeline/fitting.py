@@ -42,11 +42,16 @@ class Problem:
     sizes: Sizes
     total: float  # the sum of X
     model: ModelSettings
+    n_strips: int = 0  # as the sizes ask for, counted by the driver
+
+    def __post_init__(self) -> None:
+        if not self.n_strips:
+            object.__setattr__(self, "n_strips", strip_count(self.sizes, self.model.beta_loss))
 
     @property
     def strips(self) -> list[tuple[Run, ...]]:
-        """The strips that the sizes ask for."""
-        return cut_strips(self.block_rows, strip_count(self.sizes, self.model.beta_loss))
+        """The rows of all blocks in strips."""
+        return cut_strips(self.block_rows, self.n_strips)
 
     @property
     def mean(self) -> float:
@@ -72,7 +77,7 @@ class Problem:
         rows = tuple(max(1, n // of) if n else 0 for n in self.block_rows)
         share = sum(rows) / self.sizes.n_rows
         sizes = self.sizes._replace(n_rows=sum(rows), nnz=max(1, round(self.sizes.nnz * share)))
-        return replace(self, block_rows=rows, sizes=sizes, total=self.total * share)
+        return replace(self, block_rows=rows, sizes=sizes, total=self.total * share, n_strips=0)
 
 
 class Fitting(ABC):

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nmf_dask.blocks import Sizes
+from nmf_dask.schedule import strip_count
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -28,8 +31,6 @@ class Machine:
     flops: float = 40e9
     """Of one core in products of dense float32 matrices."""
     fan_in: int = 8
-    strip_seconds: float = 0.1
-    """Of one core for one strip: how many strips there are (nmf_dask.schedule.strip_count)."""
     tasks_a_strip: float = 3 + 1 / 7
     """visit, its weights, its sums; and a node of the tree for every seven."""
     h_sweeps: int = 2
@@ -65,10 +66,13 @@ class PassTime:
         """The scheduler works while the workers do; the rest is one after the other."""
         return max(self.compute, self.scheduler) + self.reduce + self.update + self.broadcast
 
+    shared: float
+    """What the pass would take if all cores of all workers did nothing but compute."""
+
     @property
     def efficiency(self) -> float:
-        """The share of the time in which the workers do what one alone would do too."""
-        return self.compute / self.total
+        """The share of the time in which all cores of all workers do what one alone would do too."""
+        return self.shared / self.total
 
 
 def core_seconds(load: Load, machine: Machine) -> float:
@@ -77,10 +81,16 @@ def core_seconds(load: Load, machine: Machine) -> float:
     return nonzeros * load.n_components * machine.nonzero_seconds
 
 
+def strips_of(load: Load) -> int:
+    """How many strips such a fit is cut into: from its sizes alone, however many workers there are."""
+    nnz = load.n_documents * load.nonzeros_a_document
+    return strip_count(Sizes(load.n_documents, load.n_features, nnz, load.n_components), "frobenius")
+
+
 def pass_time(workers: int, load: Load, machine: Machine) -> PassTime:
     """One pass as it is built: a tree of sums, one update, H fetched whole."""
     work = core_seconds(load, machine)
-    strips = max(workers * machine.cores, round(work / machine.strip_seconds))
+    strips = strips_of(load)
     size, moved = load.H_bytes, load.H_bytes / machine.bandwidth
     # Each node of the tree has one part already and fetches the others over its one wire.
     others = min(machine.fan_in, workers) - 1
@@ -90,11 +100,12 @@ def pass_time(workers: int, load: Load, machine: Machine) -> PassTime:
     # Holders of H double with every step.
     steps = math.ceil(math.log2(workers))
     return PassTime(
-        compute=work / (workers * machine.cores),
+        compute=work / min(workers * machine.cores, strips),
         scheduler=_tasks(strips, machine),
         reduce=levels * (others * moved + adding + machine.latency),
         update=flops / (machine.flops * machine.cores),
         broadcast=steps * (moved + machine.latency),
+        shared=work / (workers * machine.cores),
     )
 
 
@@ -115,6 +126,7 @@ def split_pass_time(workers: int, load: Load, machine: Machine) -> PassTime:
         reduce=exchange + part / machine.add_bandwidth,
         update=whole.update / workers,
         broadcast=exchange,
+        shared=work / (workers * machine.cores),
     )
 
 
