@@ -157,10 +157,11 @@ class Blocks(ABC):
 class LocalBlocks(Blocks):
     """Blocks in this process; handles are values.
 
-    `W` holds one array a strip, (rows, kp); steps change it. `threads` is how many strips are visited at once.
+    `blocks` gives one by its number, `W` holds one array a strip, (rows, kp); steps change it. `threads` is how many
+    strips are visited at once.
     """
 
-    blocks: Sequence[Csr]
+    blocks: Callable[[int], Csr]
     sizes: Sizes
     strips: list[tuple[Run, ...]]
     W: list[NDArray[np.float32]]
@@ -168,11 +169,16 @@ class LocalBlocks(Blocks):
 
     @classmethod
     def of(
-        cls, blocks: Sequence[Csr], sizes: Sizes, strips: list[tuple[Run, ...]], threads: int = 1
+        cls,
+        blocks: Sequence[Csr] | Callable[[int], Csr],
+        sizes: Sizes,
+        strips: list[tuple[Run, ...]],
+        threads: int = 1,
     ) -> LocalBlocks:
         """Blocks whose W is not started yet (zero)."""
         W = [zeros(strip_rows(strip), sizes.kp) for strip in strips]
-        return cls([frozen(X) for X in blocks], sizes, strips, W, threads)
+        given = blocks if callable(blocks) else [frozen(X) for X in blocks].__getitem__
+        return cls(given, sizes, strips, W, threads)
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
@@ -191,7 +197,7 @@ class LocalBlocks(Blocks):
     def visit(self, step: Step, shared: Any, share: Share = ALL) -> Any:
         def one(i: int) -> Any:
             sums = step.empty(self.sizes.n_features, self.sizes.kp)
-            visit_strip(step, self.blocks.__getitem__, self.strips[i], share, self.W[i], shared, sums)
+            visit_strip(step, self.blocks, self.strips[i], share, self.W[i], shared, sums)
             return sums
 
         return add_tree(list(self.parallel(one, range(len(self.strips)))), add_all)

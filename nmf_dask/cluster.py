@@ -10,19 +10,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import dask
+import pyarrow as pa
 from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
 from threadpoolctl import threadpool_limits
+from tornado.ioloop import PeriodicCallback
 
 import nmf_dask
-from nmf_dask.config import ClusterSettings, parse_bytes
+from nmf_dask.config import ClusterSettings, machine_bytes, parse_bytes
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
+from nmf_dask.residence import peak_rss, shrink
+from nmf_dask.tasks import BARE_WORKER_BYTES
 
 CONNECT_SECONDS = 30
+LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
+SHRINK_MILLISECONDS = 100
+HELD_SHARE = 0.4  # of what a worker may use beyond itself, for results that it keeps
 
 
 @dataclass
@@ -92,21 +99,6 @@ class Cluster:
         return {"driver": peak_rss(), "largest_worker": largest}
 
 
-def peak_rss() -> int:
-    """Peak of this process's resident memory, in bytes.
-
-    Of Linux's two numbers the one that begins anew with a program: `ru_maxrss` of a worker process begins with
-    the size of the process that started it.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 @contextmanager
 def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     """The cluster that settings name, with at least one worker, for the length of a `with`.
@@ -124,7 +116,7 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     in_process = own and settings.workers is None
     # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
     blas = threadpool_limits(1, user_api="blas") if in_process else nullcontext()
-    with dask.config.set(quiet), blas:
+    with dask.config.set(quiet), dask.config.set(_memory(settings) if own else {}), blas:
         client = _embedded(settings) if own else _existing(settings)
         try:
             cluster = _described(client, own, in_process, settings.workers_timeout)
@@ -135,6 +127,23 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
         finally:
             _close(client, own)
             worker_log.removeFilter(_is_news)
+
+
+def _memory(settings: ClusterSettings) -> dict[str, Any]:
+    """When own workers move results to disk: by what they hold, not by what the process is.
+
+    Dask goes by the share of the limit that the process takes as well, and pauses a worker at 80 %. The process alone
+    is that large where little was given, and a worker that is paused for good waits for ever. Its nanny ends one that
+    goes beyond the limit.
+    """
+    limit = (
+        parse_bytes(settings.memory_limit)
+        if settings.memory_limit
+        else machine_bytes() // (settings.workers or 1)
+    )
+    share = HELD_SHARE * max(limit - BARE_WORKER_BYTES, limit // 20) / limit
+    fractions = {"target": share, "spill": False, "pause": False, "terminate": 1.0}
+    return {f"distributed.worker.memory.{key}": value for key, value in fractions.items()}
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -170,6 +179,12 @@ class OwnWorker(Worker):  # type: ignore[misc]
     One that a nanny started while the cluster closes is told twice to end, and the second time finds its connections
     closed. Dask raises that out of the process, traceback and all.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if limit := self.memory_manager.memory_limit:
+            shrinking = PeriodicCallback(partial(shrink, int(limit * LARGE_SHARE)), SHRINK_MILLISECONDS)
+            self.periodic_callbacks["nmf-dask-shrink"] = shrinking
 
     async def close(self, *args: Any, **kwargs: Any) -> str | None:
         """End; what breaks while ending is nobody's concern any more."""
@@ -277,6 +292,8 @@ class Ready(WorkerPlugin):  # type: ignore[misc]
         threadpool_limits(1, user_api="blas")
         # What comes over the network begins anywhere in a buffer: Arrow would print a line each time it sees that.
         os.environ.setdefault("ACERO_ALIGNMENT_HANDLING", "ignore")
+        # Arrow's own pool keeps what it once had: 60 MB more after some partitions, of a limit that may be 400.
+        pa.set_memory_pool(pa.system_memory_pool())
         if self.own and threading.current_thread() is threading.main_thread():
             # Ctrl-C reaches the whole process group; the job ends its workers itself.
             signal.signal(signal.SIGINT, signal.SIG_IGN)

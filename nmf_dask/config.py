@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
@@ -43,6 +44,15 @@ def parse_bytes(text: str) -> int:
     number, prefix, binary = match.groups()
     power = " kmgt".index(prefix.lower()) if prefix else 0
     return int(float(number) * (1024 if binary else 1000) ** power) if power else int(number)
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError), open(file) as limit:
+            return min(machine, int(limit.read()))
+    return machine
 
 
 def parse_seconds(text: str) -> int:

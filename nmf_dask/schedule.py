@@ -37,6 +37,7 @@ MOST_MOMENTUM = 2.0
 # passes cost decides how long to go on: 20 milliseconds for the seventh digit are no matter, an hour is.
 PRODUCTS_OF_TOL = 7.5e10
 LARGE_FALL = 0.3
+SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin with
 MOST_STRIP_BYTES = 32 * 2**20
 
 

@@ -41,6 +41,10 @@ class TermTable:
     n_documents: int
     """Documents counted, empty ones too."""
 
+    def __sizeof__(self) -> int:
+        """With what it holds: a worker goes by it when it decides what to keep in memory."""
+        return int(self.buckets.nbytes + self.terms.nbytes)
+
     @classmethod
     def of(cls, counts: Counts) -> TermTable:
         """Give the table of one partition."""
@@ -74,6 +78,32 @@ class TermTable:
         columns = [arrays["term_bucket"], terms, arrays["term_frequency"]]
         buckets = pa.table([arrays[name] for name in _BUCKETS.names], schema=_BUCKETS)
         return cls(buckets, pa.table(columns, schema=_TERMS), int(arrays["n_documents"][0]))
+
+    def within(self, low: int, high: int) -> TermTable:
+        """The rows of buckets from `low` to under `high`, of the same documents; nothing is copied."""
+
+        def cut(table: pa.Table) -> pa.Table:
+            start, stop = np.searchsorted(table["bucket"].to_numpy(), (low, high)).tolist()
+            return table.slice(start, stop - start)
+
+        return TermTable(cut(self.buckets), cut(self.terms), self.n_documents)
+
+    def named(self) -> TermTable:
+        """With one term a bucket, the one that names it: all that `select` asks for when nothing more is added."""
+        rows = _named_rows(self, np.arange(self.buckets.num_rows))
+        return TermTable(self.buckets, self.terms.take(pa.array(rows)).combine_chunks(), self.n_documents)
+
+
+def merge_within(tables: Sequence[TermTable], low: int, high: int) -> TermTable:
+    """`merge` of the rows of buckets from `low` to under `high`."""
+    return merge([table.within(low, high) for table in tables])
+
+
+def side_by_side(tables: Sequence[TermTable]) -> TermTable:
+    """One table of those of ranges of buckets that follow each other, all of the same documents."""
+    buckets = pa.concat_tables(table.buckets for table in tables).combine_chunks()
+    terms = pa.concat_tables(table.terms for table in tables).combine_chunks()
+    return TermTable(buckets, terms, tables[0].n_documents)
 
 
 def merge(tables: Sequence[TermTable]) -> TermTable:

@@ -36,6 +36,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "allowed": {"config", "errors"},
         "config": {"errors"},
         "observer": set(),
+        "residence": set(),
         "errors": set(),
     },
 )

@@ -51,6 +51,10 @@ class Sums:
     loss: float = 0.0
     n_rows: float = 0.0
 
+    def __sizeof__(self) -> int:
+        """With what it holds: a worker goes by it when it decides what to keep in memory."""
+        return self.XtW.nbytes + self.WtW.nbytes
+
     def add(self, other: Sums) -> None:
         """Add the sums of other rows, in place."""
         self.XtW += other.XtW

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nmf_dask.blocks import FAN_IN, Sizes, add_tree
+from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
@@ -19,6 +19,7 @@ from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
+from nmf_dask.pipeline.merging import merged_table
 from nmf_dask.pipeline.planning import check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.stages import (
     BlockInfo,
@@ -42,13 +43,13 @@ from nmf_dask.store import (
     run_id,
     topics_table,
 )
-from nmf_dask.tasks import Batch, ClusterLost, Ref, TaskKilledWorkers, Tasks
-from nmf_dask.vocabulary import Vocabulary, merge, select
+from nmf_dask.tasks import BARE_WORKER_BYTES, Batch, ClusterLost, TaskKilledWorkers, Tasks
+from nmf_dask.vocabulary import Vocabulary, select
 
 if TYPE_CHECKING:
     from nmf_dask.cluster import Cluster
 
-CACHE_SHARE = 0.3  # of a worker's memory, for blocks that are read again every pass
+CACHE_SHARE = 0.3  # of what a worker may use beyond itself, for blocks that are read again every pass
 H_PART_BYTES = 256 * 2**20
 
 
@@ -205,7 +206,8 @@ class Job:
             result = batch.call("count", self._corpus_tasks().count, partition)
             numbers.append(batch.call("counted", counted_of, result))
             tables.append(batch.call("table", table_of, result))
-        merged = _merged(batch, tables)
+        sizes = [partition.text_bytes for partition in self.corpus.partitions]
+        merged = merged_table(batch, tables, sizes, self.settings.vectorizer)
         *handles, table = tasks.submit(batch, [*numbers, merged])
         counted: list[Counted] = self._awaited(tasks, handles)
         told = {
@@ -246,7 +248,7 @@ class Job:
         model = self.settings.model
         files = tuple(self.stage.block(i) for i in range(len(infos)))
         return Problem(
-            StagedBlocks(files, int(cluster.memory_limit * CACHE_SHARE)),
+            StagedBlocks(files, int(max(0, cluster.memory_limit - BARE_WORKER_BYTES) * CACHE_SHARE)),
             tuple(info.n_rows for info in infos),
             Sizes(self.corpus.n_rows, len(vocabulary), self.account.told["nnz"], model.n_components),
             sum(info.total for info in infos),
@@ -330,12 +332,6 @@ class Job:
             file = self.run.h_part(index)
             self.digests[self.run.name_of(file)] = file.write_parquet(table.slice(low, rows))
         self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
-
-
-def _merged(batch: Batch, tables: list[Ref]) -> Ref:
-    """One table of terms from those of the partitions, FAN_IN at a time, in the same tree every time."""
-    level = [batch.call("merge", merge, tables[i : i + FAN_IN]) for i in range(0, len(tables), FAN_IN)]
-    return add_tree(level, lambda some: batch.call("merge", merge, list(some)))
 
 
 def _check_enough(n_features: int, n_components: int) -> None:

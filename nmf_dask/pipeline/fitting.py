@@ -17,14 +17,13 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
 from nmf_dask.observer import Pass
-from nmf_dask.schedule import fits_one_task, is_plain, strip_count
+from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, is_plain, strip_count
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks
 
 Weights = NDArray[np.float32]
 
-SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin with
 SAMPLE_PASSES = 8
 TURN_SECONDS = 1.0  # of a task that does several passes, so that someone who waits hears of them
 START_SWEEPS = {"mu": 20, "cd": 5}  # of W, from equal weights, under the H of the sample
@@ -64,9 +63,8 @@ class Problem:
         return Fit.of(self.sizes, self.model, scale=self.total / max(self.sizes.nnz, 1))
 
     def local(self, threads: int, W: list[Weights] | None = None) -> LocalBlocks:
-        """The blocks in the process that asks; W is copied."""
-        numbers = range(len(self.block_rows))
-        blocks = LocalBlocks.of([self.blocks(i) for i in numbers], self.sizes, self.strips, threads)
+        """The blocks in the process that asks, read as they are visited; W is copied."""
+        blocks = LocalBlocks.of(self.blocks, self.sizes, self.strips, threads)
         for own, given in zip(blocks.W, W or [], strict=False):
             own[:] = given
         return blocks
@@ -181,6 +179,10 @@ class Held:
 
     W: list[Weights]
     state: FitState
+
+    def __sizeof__(self) -> int:
+        """With what it holds: a worker goes by it when it decides what to keep in memory."""
+        return sum(strip.nbytes for strip in self.W)
 
 
 class OneTask(Fitting):

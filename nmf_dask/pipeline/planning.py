@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from nmf_dask.blocks import FAN_IN, Sizes
-from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, parse_bytes, redact
+from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, machine_bytes, parse_bytes, redact
 from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
-from nmf_dask.schedule import ONE_TASK_BYTES, fits_one_task, strip_count
+from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
+from nmf_dask.tasks import BARE_WORKER_BYTES
 from nmf_dask.text.analysis import analysis_of
 
 MIB = 2**20
 # Measured on corpora of 4 to 45 MB, with words up to trigrams and with characters; each is a bit above its largest.
-WORKER_BYTES = 400 * MIB  # an interpreter with Arrow, Dask and compiled kernels
 DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
+MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take
+NAMED_BYTES = 64  # a bucket of the merged table, with its name
 # Of an H as wide as the start's basis: the basis, its products, both once more side by side.
 START_COPIES = 24
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
@@ -61,6 +62,11 @@ def amounts(text_bytes: int, vectorizer: VectorizerSettings) -> Amounts:
     return Amounts(terms, min(limit, terms + 1000), nonzeros, counting)
 
 
+def table_bytes(terms: int) -> int:
+    """What merging tables of so many distinct terms takes at once."""
+    return min(TABLE_ROWS, terms) * TABLE_BYTES
+
+
 def expected_memory(
     *,
     text_bytes: int,
@@ -80,14 +86,22 @@ def expected_memory(
     found = amounts(text_bytes, vectorizer)
     sizes = Sizes(n_rows, found.features, found.nonzeros, model.n_components)
     H = sizes.n_features * sizes.kp * 4
-    counting = threads * partition_bytes * found.counting + min(TABLE_ROWS, found.terms) * TABLE_BYTES
+    merging = threads * min(MERGE_BYTES, table_bytes(found.terms))
+    selecting = min(vectorizer.n_features, found.terms) * NAMED_BYTES
+    counting = threads * partition_bytes * found.counting + max(merging, selecting)
     start = START_COPIES * sizes.n_features * padded_width(model.n_components + OVERSAMPLING) * 4
+    W = n_rows * sizes.kp * 4
     if fits_one_task(sizes):
-        X, W, sums = sizes.nnz * 8, W_COPIES * n_rows * sizes.kp * 4, strip_count(sizes, model.beta_loss) * H
+        W, sums = W_COPIES * W, strip_count(sizes, model.beta_loss) * H
     else:
-        sample = ONE_TASK_BYTES  # blocks of the sample, or of the strips that are being visited, and their W
-        X, W, sums = threads * partition_bytes, sample, max(threads, FAN_IN) * 2 * H
-    worker = WORKER_BYTES + max(counting, X + W + sums + 4 * H + start)
+        # Of the sample, or of the strips that are being visited, before and after; others wait on disk.
+        W = (
+            min(W, max(W // strip_count(sizes, model.beta_loss), W * SAMPLE_NONZEROS // sizes.nnz))
+            * 2
+            * threads
+        )
+        sums = max(threads, FAN_IN) * 2 * H
+    worker = BARE_WORKER_BYTES + max(counting, threads * partition_bytes + W + sums + 4 * H + start)
     tables = 6 * H + sizes.n_features * 200
     return Memory((worker if in_process else DRIVER_BYTES) + tables, worker + in_process * tables)
 
@@ -277,13 +291,4 @@ def _resources(settings: Settings) -> tuple[int, int, int]:
     workers, threads = cluster.shape()
     if cluster.memory_limit is not None:
         return workers, threads, parse_bytes(cluster.memory_limit)
-    return workers, threads, _machine_bytes() // workers
-
-
-def _machine_bytes() -> int:
-    """Memory of this machine, or of the container that this process is in."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError), open(file) as limit:
-            return min(machine, int(limit.read()))
-    return machine
+    return workers, threads, machine_bytes() // workers

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nmf_dask.cluster import peak_rss
+from nmf_dask.residence import peak_rss
 from nmf_dask.tasks import Batch, Ref, Tasks
 
 

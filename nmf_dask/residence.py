@@ -1,0 +1,53 @@
+"""How much of a process is in memory, and which of it can leave: Linux's own numbers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_DONTNEED = 4  # MADV_DONTNEED
+
+
+def peak_rss() -> int:
+    """Peak of this process's resident memory, in bytes.
+
+    Of Linux's two numbers the one that begins anew with a program: `ru_maxrss` of a worker process begins with
+    the size of the process that started it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def rss() -> int:
+    """This process's resident memory, in bytes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def shrink(limit: int) -> None:
+    """Let go of what comes back by itself, where this process has more than `limit` bytes in memory.
+
+    That is the code of libraries (the compiler's alone is 70 MB, and is done when the kernels are loaded) and mapped
+    blocks: pages that are read from their files again when they are next touched. And what the allocator keeps.
+    Pages that may have been written to stay, relocated tables among them.
+    """
+    if rss() <= limit:
+        return
+    with suppress(OSError, AttributeError):  # another system: Dask's own means have to do
+        libc = ctypes.CDLL(None)
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            place, rights, _, _, inode, *_ = line.split(maxsplit=5)
+            if inode != "0" and rights in ("r-xp", "r--s"):
+                low, high = (int(end, 16) for end in place.split("-"))
+                libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _DONTNEED)
+        if rss() > limit:
+            libc.malloc_trim(ctypes.c_size_t(0))
