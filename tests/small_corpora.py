@@ -63,10 +63,15 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
-def run_command(*arguments: Any, **more: str) -> "subprocess.CompletedProcess[str]":
+def run_command(*arguments: Any, timeout: float = 120, **more: str) -> "subprocess.CompletedProcess[str]":
     """The real command, in a process of its own."""
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment(**more)
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env=environment(**more),
     )
 
 
