@@ -24,12 +24,12 @@ from nmf_dask.config import ClusterSettings, machine_bytes, parse_bytes
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.residence import peak_rss, shrink
-from nmf_dask.tasks import BARE_WORKER_BYTES
+from nmf_dask.tasks import beyond_itself
 
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
-HELD_SHARE = 0.4  # of what a worker may use beyond itself, for results that it keeps
+HELD_SHARE = 0.3  # of what a worker may use beyond itself, for results that it keeps
 
 
 @dataclass
@@ -141,7 +141,7 @@ def _memory(settings: ClusterSettings) -> dict[str, Any]:
         if settings.memory_limit
         else machine_bytes() // (settings.workers or 1)
     )
-    share = HELD_SHARE * max(limit - BARE_WORKER_BYTES, limit // 20) / limit
+    share = HELD_SHARE * beyond_itself(limit) / limit
     fractions = {"target": share, "spill": False, "pause": False, "terminate": 1.0}
     return {f"distributed.worker.memory.{key}": value for key, value in fractions.items()}
 

@@ -9,8 +9,16 @@ from typing import Any
 from nmf_dask.errors import RetryableError
 
 BARE_WORKER_BYTES = 320 * 2**20
-"""Resident memory of a worker of one thread that has met all kernels and holds nothing: 318 MiB measured, of which 140
-are pages of libraries. What it may use beyond that is for tasks and their results."""
+"""Resident memory of a worker of one thread that has met all kernels and holds nothing: 318 MiB measured."""
+
+SHRINKABLE_BYTES = 80 * 2**20
+"""Of that, pages of libraries that leave where memory is short (60 to 100 MiB measured): a worker's tasks and their
+results may use what is beyond the rest."""
+
+
+def beyond_itself(limit: int) -> int:
+    """Bytes that a worker of this limit has for tasks and their results; a twentieth of it at least."""
+    return max(limit - (BARE_WORKER_BYTES - SHRINKABLE_BYTES), limit // 20)
 
 
 class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster first, an error second

@@ -43,13 +43,14 @@ from nmf_dask.store import (
     run_id,
     topics_table,
 )
-from nmf_dask.tasks import BARE_WORKER_BYTES, Batch, ClusterLost, TaskKilledWorkers, Tasks
+from nmf_dask.tasks import BARE_WORKER_BYTES, Batch, ClusterLost, TaskKilledWorkers, Tasks, beyond_itself
 from nmf_dask.vocabulary import Vocabulary, select
 
 if TYPE_CHECKING:
     from nmf_dask.cluster import Cluster
 
 CACHE_SHARE = 0.3  # of what a worker may use beyond itself, for blocks that are read again every pass
+PAUSED_SHARE = 0.8  # distributed.worker.memory.pause
 H_PART_BYTES = 256 * 2**20
 
 
@@ -149,6 +150,7 @@ class Job:
         workers = cluster.workers()
         threads = sum(int(worker["nthreads"]) for worker in workers.values())
         self.observer.connected(len(workers), threads, cluster.dashboard)
+        self._warn_of_paused(cluster)
         self.account.stages["plan"] = {"seconds": time.perf_counter() - self.started, "bytes": 0}
         try:
             vocabulary = self._vocabulary(cluster.tasks)
@@ -159,6 +161,15 @@ class Job:
         finally:
             self.account.tell(workers_lost=cluster.lost())
         self.account.tell(peak_memory=peak_memory)
+
+    def _warn_of_paused(self, cluster: Cluster) -> None:
+        """Own workers are told not to pause for what they are themselves; others are as whoever started them says."""
+        limit = cluster.memory_limit
+        if self.settings.cluster.scheduler is not None and 0 < limit * PAUSED_SHARE < BARE_WORKER_BYTES:
+            self.observer.warn(
+                f"a worker may use {limit / 2**20:,.0f} MiB, and Dask pauses it at 80 % of that, which is less than it "
+                "takes with nothing to do: give workers 512 MiB at least, or the job may wait for ever"
+            )
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings
@@ -248,7 +259,7 @@ class Job:
         model = self.settings.model
         files = tuple(self.stage.block(i) for i in range(len(infos)))
         return Problem(
-            StagedBlocks(files, int(max(0, cluster.memory_limit - BARE_WORKER_BYTES) * CACHE_SHARE)),
+            StagedBlocks(files, int(beyond_itself(cluster.memory_limit) * CACHE_SHARE)),
             tuple(info.n_rows for info in infos),
             Sizes(self.corpus.n_rows, len(vocabulary), self.account.told["nnz"], model.n_components),
             sum(info.total for info in infos),

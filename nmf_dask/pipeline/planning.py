@@ -14,7 +14,7 @@ from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
-from nmf_dask.tasks import BARE_WORKER_BYTES
+from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
 
 MIB = 2**20
@@ -276,8 +276,8 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
 
 
 def check_memory(planned: Plan) -> None:
-    """Refuse a job that cannot fit; of a running cluster it shows only when it is connected."""
-    if planned.expected_worker > planned.memory_limit:
+    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
+    if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
         raise ConfigurationError(
             f"a worker needs about {_size(planned.expected_worker)} and may use {_size(planned.memory_limit)}: raise "
             "--memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
