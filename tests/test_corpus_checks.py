@@ -1,7 +1,9 @@
 """What is refused before any row is read: each fault in a real file, its message and its exit code."""
 
 import datetime
+import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,97 @@ def test_footers_larger_than_the_first_read(tmp_path):
     assert texts_of(opened(path)) == [str(number) for number in range(3000)]
 
 
+def damaged_footer(path: Path, old: bytes, new: bytes) -> None:
+    """The last occurrence of some bytes as others: a footer stands at the end."""
+    before, _, after = path.read_bytes().rpartition(old)
+    path.write_bytes(before + new + after)
+
+
+def written_plainly(path: Path, **options: Any) -> Path:
+    """A file of three row groups whose footer holds nothing but its counts."""
+    return write(
+        path, ["one", "two", "six"], ids=["a", "b", "c"], row_group_size=1, store_schema=False, **options
+    )
+
+
+def test_a_footer_whose_size_statistics_do_not_fit(tmp_path):
+    """Arrow raises where Python cannot catch it when a column chunk's metadata are asked for: the process ended."""
+    path = written_plainly(tmp_path / "a.parquet")
+    # The schema element of doc_id: type BYTE_ARRAY, repetition OPTIONAL; then REQUIRED, which has no levels.
+    damaged_footer(path, b"\x15\x0c\x25\x02\x18\x06doc_id", b"\x15\x0c\x25\x00\x18\x06doc_id")
+    said = refused(tmp_path, id_column="doc_id")
+    assert (
+        "is damaged: what its footer says of column 'doc_id' cannot be decoded (Definition level hist" in said
+    )
+    assert opened(tmp_path).n_rows == 3
+
+
+def test_a_chunk_of_another_type_than_its_column(tmp_path):
+    """Arrow ends the process where its statistics are asked for."""
+    path = written_plainly(tmp_path / "a.parquet")
+    # ColumnMetaData of doc_id: field 1 is the type, 6 BYTE_ARRAY and 4 FLOAT; field 2 the list of encodings.
+    content = path.read_bytes()
+    place = content.rindex(b"\x18\x06doc_id")
+    start = content.rindex(b"\x15\x0c\x19", 0, place)
+    path.write_bytes(content[:start] + b"\x15\x08\x19" + content[start + 3 :])
+    said = refused(tmp_path, id_column="doc_id")
+    assert "is damaged: row group 2 of column 'doc_id' is of type FLOAT, and the column of BYTE_ARRAY" in said
+
+
+def test_a_row_group_that_counts_other_rows_than_its_column(tmp_path):
+    path = write(tmp_path / "a.parquet", [str(number) for number in range(50)], store_schema=False)
+    content = path.read_bytes()
+    counted = b"\x16\x64"  # 50, as num_values of the column and twice as num_rows
+    last = content.rindex(counted)
+    path.write_bytes(content[:last] + b"\x16\x62" + content[last + 2 :])
+    assert re.search(
+        "row group 0 of column 'text' should have (49|50) rows, but has (49|50) values", refused(tmp_path)
+    )
+    first = content.index(counted, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))
+    path.write_bytes(content[:first] + b"\x16\x62" + content[first + 2 :])
+    assert "is damaged: its footer counts 49 rows, and its row groups 50" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"write_page_index": True}], ids=["plain", "page index"])
+def test_files_put_together_as_one(tmp_path, options):
+    """The last footer counts, and finds rows in the places it names: those of the first."""
+    path = write(tmp_path / "a.parquet", [f"one {number}" for number in range(50)], **options)
+    first = path.read_bytes()
+    second = write(tmp_path / "b.parquet", [f"two {number}" for number in range(50)], **options).read_bytes()
+    assert opened(tmp_path).n_rows == 100
+    path.write_bytes(first + second)
+    said = refused(path)
+    assert f"is several Parquet files in one: one ends at byte {len(first):,}, and only the last" in said
+
+
+def test_a_text_about_the_magic_bytes_is_no_end_of_a_file(tmp_path):
+    texts = ["a file begins with PAR1 and ends with PAR1PAR1PAR1"] * 50
+    write(tmp_path / "a.parquet", texts, compression="none", use_dictionary=False, write_page_index=True)
+    assert texts_of(opened(tmp_path)) == texts
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.parquet")
+    assert f"{tmp_path}/a.parquet is a named pipe, not a Parquet file" in refused(tmp_path)
+
+
+def test_a_link_that_leads_to_itself(tmp_path):
+    (tmp_path / "a.parquet").symlink_to("a.parquet")
+    assert f"cannot read {tmp_path}/a.parquet: Too many levels of symbolic links" in refused(tmp_path)
+    assert "a.parquet" in refused(tmp_path / "a.parquet")
+
+
+def test_a_path_that_is_too_long(tmp_path):
+    assert "File name too long" in refused(tmp_path / ("x" * 300))
+
+
+def test_names_of_columns_that_would_break_the_line(tmp_path):
+    pq.write_table(pa.table({"a\nb": ["a"], "text ": ["b"], "": ["c"]}), tmp_path / "a.parquet")
+    assert "Its columns: 'a\\nb', 'text ', ''." in refused(tmp_path)
+    pq.write_table(pa.table({}), tmp_path / "a.parquet")
+    assert "no column 'text'. It has no columns." in refused(tmp_path)
+
+
 def test_missing_text_column_names_the_nearest(tmp_path):
     pq.write_table(pa.table({"Text": ["a"], "title": ["b"], "s": [{"text": "c"}]}), tmp_path / "a.parquet")
     said = refused(tmp_path)
@@ -119,6 +212,12 @@ def test_two_columns_of_one_name(tmp_path):
         ),
         ([b"a"], pa.binary(), "type binary, not of strings. If the bytes are UTF-8"),
         ([1], pa.int64(), "type int64, not of strings"),
+        ([[("a", "b")]], pa.map_(pa.string(), pa.string()), "type map<string, string"),
+        (
+            [["a", "b"]],
+            pa.list_view(pa.string()),
+            "type list_view<element: string>, not of strings. Join each list",
+        ),
         ([{"a": "b"}], pa.struct([("a", pa.string())]), "type struct<a: string>, not of strings"),
         ([datetime.date(2024, 1, 1)], pa.date32(), "type date32[day], not of strings"),
     ],
@@ -194,7 +293,12 @@ def test_an_empty_file_has_no_say_in_the_type_of_ids(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "type_"),
-    [([[1]], pa.list_(pa.int64())), ([{"a": 1}], pa.struct([("a", pa.int64())])), ([[("a", 1)]], None)],
+    [
+        ([[1]], pa.list_(pa.int64())),
+        ([[1]], pa.list_view(pa.int64())),
+        ([{"a": 1}], pa.struct([("a", pa.int64())])),
+        ([[("a", 1)]], None),
+    ],
 )
 def test_nested_ids(tmp_path, values, type_):
     type_ = type_ or pa.map_(pa.string(), pa.int64())

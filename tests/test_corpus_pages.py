@@ -1,5 +1,6 @@
 """Reading from the middle of a row group on: what is left out is what comes before, and no more is read."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ def test_long_values_in_the_statistics_of_a_header(tmp_path):
     chunk = pq.read_metadata(path).row_group(0).column(0)
     with pa.OSFile(str(path)) as source:
         assert pages_before(source, chunk, 5, 64).n_rows == 5
+
+
+def test_a_header_of_nonsense_is_left_to_arrow(tmp_path):
+    """Bytes that all have their first bit set, as Chinese text has, are one number without an end."""
+    path = write(tmp_path / "a.parquet", ["汉字" * 600_000, "b"], use_dictionary=False, compression="none")
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + 60] = (
+        b"\x16" + b"\xe6\xb1\x89" * 19 + b"\xe6\xb1"
+    )
+    path.write_bytes(content)
+    started = time.monotonic()
+    with pa.OSFile(str(path)) as source:
+        assert pages_before(source, chunk, 1, 4096).n_rows == 0
+    assert time.monotonic() - started < 5
 
 
 def test_pages_before_are_not_read(tmp_path):

@@ -28,6 +28,25 @@ def ids_of(corpus: Corpus) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for ids in read for chunk in ids.chunks])
 
 
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_dictionaries_in_an_encoding_that_arrow_makes_none_of(tmp_path, encoding):
+    """A categorical column of pandas says that it is a dictionary, however it is stored."""
+    texts, ids = ["one", None, "zwölf", "one"], ["a", "b", "c", "a"]
+    columns = {
+        name: pa.array(values).dictionary_encode() for name, values in (("text", texts), ("doc_id", ids))
+    }
+    encodings = {"text": encoding, "doc_id": encoding}
+    pq.write_table(
+        pa.table({**columns, "since": pa.array(range(4), pa.duration("s"))}), tmp_path / "a.parquet",
+        use_dictionary=False, column_encoding=encodings,
+    )  # fmt: skip
+    corpus = opened(tmp_path, id_column="doc_id")
+    assert texts_of(corpus) == texts
+    assert ids_of(corpus).to_pylist() == ids
+    assert ids_of(corpus).type == corpus.id_type == pa.string()
+    assert ids_of(opened(tmp_path, id_column="since")).type == pa.duration("s")
+
+
 def test_a_real_corpus_is_read_whole():
     folder = corpus_folder("20newsgroups")
     corpus = opened(folder, id_column="doc_id", partition_bytes=MIB)

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from nmf_dask.config import CorpusSettings
-from nmf_dask.corpus.footers import Column, Footer, check_extent, id_column, read_footer, text_column
+from nmf_dask.corpus.footers import (
+    Column,
+    Footer,
+    check_alone,
+    check_column,
+    id_column,
+    read_footer,
+    text_column,
+)
 from nmf_dask.corpus.locations import Found, Location, find_files
 from nmf_dask.corpus.partitions import Partition, Piece, RowGroup, SourceFile, plan_partitions
 from nmf_dask.corpus.reading import read_ids
@@ -135,7 +143,8 @@ def _check(found: Found, settings: CorpusSettings) -> _Checked:
     footer = read_footer(found.location)
     metadata = footer.metadata
     texts = text_column(footer, found.location, settings.text_column)
-    check_extent(footer, found.location, texts)
+    check_column(footer, found.location, texts)
+    check_alone(footer, found.location)
     file = SourceFile(found.location, found.name, footer.size, metadata.num_rows, footer.digest)
     row_groups = []
     for index in range(metadata.num_row_groups):
@@ -146,7 +155,7 @@ def _check(found: Found, settings: CorpusSettings) -> _Checked:
     if settings.id_column is None:
         return _Checked(file, tuple(row_groups), None, None)
     ids = id_column(footer, found.location, settings.id_column)
-    check_extent(footer, found.location, ids)
+    check_column(footer, found.location, ids)
     return _Checked(file, tuple(row_groups), ids.type, _null_id(footer, ids, row_groups))
 
 

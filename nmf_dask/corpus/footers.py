@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
+import os
+import re
+import stat
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,19 +19,28 @@ from nmf_dask.errors import InputDataError
 MAGIC = b"PAR1"
 # Most footers fit, so that one request to an object store is enough.
 TAIL_BYTES = 64 * 1024
+# Where one file ends, with the length of its footer, and another begins.
+_JOINT = re.compile(rb"(....)PAR1PAR1", re.DOTALL)
+# The key under which Arrow's writers keep the types of the table, and another that its reader does not know.
+_ARROW_SCHEMA, _NO_SCHEMA = b"ARROW:schema", b"arrow:schema"
 # A column of type null is one without any text: pandas writes it for a file whose texts are all missing.
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 _NAMES_SHOWN = 20
 
 
 class Footer(NamedTuple):
-    """What the end of a Parquet file says of it; `start` is the byte at which the footer begins."""
+    """What the end of a Parquet file says of it; `start` is the byte at which the footer begins.
+
+    `plain` is the metadata without Arrow's own schema: read by it, nothing comes as a dictionary, of which Arrow
+    cannot make one from every encoding. It is `metadata` where no column is one.
+    """
 
     metadata: pq.FileMetaData
     schema: pa.Schema
     size: int
     start: int
     digest: str
+    plain: pq.FileMetaData
 
 
 class Column(NamedTuple):
@@ -45,6 +58,8 @@ def read_footer(location: Location) -> Footer:
     where it cannot be reached.
     """
     try:
+        if location.is_local:
+            _check_regular(location)
         with location.handler.open_input_file(location.path) as file:
             size = file.size()
             tail = file.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
@@ -61,10 +76,23 @@ def read_footer(location: Location) -> Footer:
     try:
         # The reader wants a whole file; one without data serves for the footer, and costs no second request.
         parquet = pq.ParquetFile(pa.BufferReader(MAGIC + footer))
+        plain = parquet.metadata
+        if any(pa.types.is_dictionary(field.type) for field in parquet.schema_arrow):
+            plain = pq.read_metadata(pa.BufferReader(MAGIC + footer.replace(_ARROW_SCHEMA, _NO_SCHEMA)))
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise damaged(location, size, f"its footer cannot be decoded ({brief(error)})") from None
     digest = hashlib.sha256(footer).hexdigest()[:32]
-    return Footer(parquet.metadata, parquet.schema_arrow, size, size - length, digest)
+    return Footer(parquet.metadata, parquet.schema_arrow, size, size - length, digest, plain)
+
+
+def _check_regular(location: Location) -> None:
+    """Refuse what is no file but has its name: a named pipe would be waited for without an end."""
+    mode = os.stat(location.path).st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+        raise InputDataError(
+            f"{location} is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a Parquet file. Remove it from the input."
+        )
 
 
 def damaged(location: Location, size: int, what: str) -> InputDataError:
@@ -99,7 +127,8 @@ def text_column(footer: Footer, location: Location, name: str) -> Column:
 def id_column(footer: Footer, location: Location, name: str) -> Column:
     """The column of ids; InputDataError where it is missing or nested."""
     column = _find(footer, location, name, "--id-column")
-    if _leaves(column.type) == 1 and not _is_list(column.type) and not pa.types.is_struct(column.type):
+    stored = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+    if not pa.types.is_nested(stored):
         return column
     raise InputDataError(
         f"{location}: column {name!r} has type {column.type}; an id must be a single value, such as a "
@@ -108,19 +137,117 @@ def id_column(footer: Footer, location: Location, name: str) -> Column:
     )
 
 
-def check_extent(footer: Footer, location: Location, column: Column) -> None:
-    """Raise InputDataError where the column should end beyond the data of the file: bytes are missing."""
-    for index in range(footer.metadata.num_row_groups):
-        chunk = footer.metadata.row_group(index).column(column.leaf)
-        start = chunk.dictionary_page_offset or chunk.data_page_offset
-        end = min(start, chunk.data_page_offset) + chunk.total_compressed_size
-        if end > footer.start:
-            raise damaged(
-                location,
-                footer.size,
-                f"row group {index} of column {column.name!r} should end at byte {end:,}, but the data "
-                f"end at byte {footer.start:,}",
+def check_alone(footer: Footer, location: Location) -> None:
+    """Raise InputDataError for files that were put together as one (`cat a b`): the last footer knows its own rows.
+
+    Where both are laid out alike it would even find rows in the places that it names, but those of the first.
+    """
+    n_groups = footer.metadata.num_row_groups
+    if n_groups == 0 or _undecodable(footer, range(n_groups - 1, n_groups)):
+        return
+    last = footer.metadata.row_group(n_groups - 1)
+    shift = footer.start - max(_end(last.column(leaf)) for leaf in range(last.num_columns))
+    # Behind a file's data there may be indexes of pages, which are as much smaller than the shift of its beginning.
+    low = max(len(MAGIC), shift - TAIL_BYTES)
+    if shift < low:
+        return
+    try:
+        with location.handler.open_input_file(location.path) as file:
+            data = file.read_at(shift + len(MAGIC) - low, low)
+    except OSError as error:
+        raise explain(error, location, "read") from None
+    for match in _JOINT.finditer(data):
+        place = low + match.end() - len(MAGIC)
+        if int.from_bytes(match[1], "little") < place - len(
+            MAGIC
+        ):  # a footer as long as that has room before it
+            raise InputDataError(
+                f"{location} ({footer.size:,} bytes) is several Parquet files in one: one ends at byte {place:,}, and "
+                "only the last would count. Write them as files of their own."
             )
+
+
+def check_column(footer: Footer, location: Location, column: Column) -> None:
+    """Raise InputDataError where what the footer says of a column cannot be so, or bytes of it are missing."""
+    metadata = footer.metadata
+    if error := _undecodable(footer, range(metadata.num_row_groups), column.name):
+        said = f"what its footer says of column {column.name!r} cannot be decoded ({error})"
+        raise damaged(location, footer.size, said)
+    physical_type = metadata.schema.column(column.leaf).physical_type
+    n_rows = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        chunk = group.column(column.leaf)
+        n_rows += group.num_rows
+        fault = _fault(group, chunk, physical_type) or _missing(chunk, footer.start)
+        if fault:
+            raise damaged(location, footer.size, f"row group {index} of column {column.name!r} {fault}")
+    if n_rows != metadata.num_rows:
+        said = f"its footer counts {metadata.num_rows:,} rows, and its row groups {n_rows:,}"
+        raise damaged(location, footer.size, said)
+
+
+def _undecodable(footer: Footer, row_groups: range, column: str | None = None) -> str:
+    """What is wrong with the metadata of a column (None: of any) for Arrow; empty where nothing is.
+
+    Where Python asks for them one by one, an error of Arrow's ends the process. So the data are asked for, which
+    it looks at all metadata before: an error that comes before any read is one of them.
+    """
+    nothing = _Nothing()
+    try:
+        parquet = pq.ParquetFile(pa.PythonFile(nothing, "r"), metadata=footer.metadata, pre_buffer=True)
+        columns = None if column is None else [column]
+        next(parquet.iter_batches(1, row_groups=row_groups, columns=columns, use_threads=False), None)
+    except (pa.ArrowException, OSError) as error:
+        return "" if nothing.was_read else brief(error)
+    return ""
+
+
+class _Nothing(io.RawIOBase):
+    """A file so large that every place is in it, of which nothing can be read."""
+
+    def __init__(self) -> None:
+        self._size, self._place = 2**62, 0
+        self.was_read = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        self.was_read = True
+        raise OSError("nothing is here")
+
+
+def _fault(group: pq.RowGroupMetaData, chunk: pq.ColumnChunkMetaData, physical_type: str) -> str:
+    """What contradicts itself in the metadata of a column that is not nested; empty where nothing does."""
+    if chunk.physical_type != physical_type:
+        return f"is of type {chunk.physical_type}, and the column of {physical_type}"
+    if not 0 <= group.num_rows == chunk.num_values:
+        return f"should have {group.num_rows:,} rows, but has {chunk.num_values:,} values"
+    if min(chunk.total_compressed_size, chunk.total_uncompressed_size, chunk.data_page_offset) < 0:
+        return "has a size or a place below zero"
+    return ""
+
+
+def _missing(chunk: pq.ColumnChunkMetaData, data_end: int) -> str:
+    end = _end(chunk)
+    return f"should end at byte {end:,}, but the data end at byte {data_end:,}" if end > data_end else ""
+
+
+def _end(chunk: pq.ColumnChunkMetaData) -> int:
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    end: int = min(start, chunk.data_page_offset) + chunk.total_compressed_size
+    return end
 
 
 def leaf_of(footer: Footer, name: str) -> int:
@@ -139,7 +266,8 @@ def _find(footer: Footer, location: Location, name: str, flag: str) -> Column:
     by_lower = {other.lower(): other for other in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     raise InputDataError(
-        f"{location}: no column {name!r}. Its columns: {_listed(names)}."
+        f"{location}: no column {name!r}. "
+        + (f"Its columns: {_listed(names)}." if names else "It has no columns.")
         + (f" Did you mean {by_lower[near[0]]!r}?" if near else "")
         + f" Name the column by {flag} (corpus.{flag[2:].replace('-', '_')})."
     )
@@ -168,7 +296,13 @@ def _plain(type_: pa.DataType) -> pa.DataType:
 def _is_list(type_: pa.DataType) -> bool:
     return any(
         check(type_)
-        for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_map)
+        for check in (
+            pa.types.is_list,
+            pa.types.is_large_list,
+            pa.types.is_list_view,
+            pa.types.is_large_list_view,
+            pa.types.is_fixed_size_list,
+        )
     )
 
 
@@ -195,4 +329,9 @@ def _remedy(type_: pa.DataType) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+    return ", ".join(map(_shown, names[:_NAMES_SHOWN])) + more
+
+
+def _shown(name: str) -> str:
+    """A name as it is, unless that could not be seen or would break the line."""
+    return name if name.isprintable() and name.strip() == name != "" else repr(name)

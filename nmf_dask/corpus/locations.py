@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _DENIED = re.compile(
     r"|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|ExpiredToken|AuthenticationFailed|AuthorizationFailure",
 )
 _ABSENT = re.compile(r"NO_SUCH_BUCKET|NO_SUCH_KEY|RESOURCE_NOT_FOUND|ContainerNotFound|BlobNotFound")
+# A path that leads nowhere leads nowhere the next time too.
+_IMPOSSIBLE = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO}
 _NOT_INSTALLED = re.compile(r"libjvm|libhdfs")
 # What a table format keeps beside its data files says which of them still count; the folder alone does not.
 _TABLE_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
@@ -118,6 +121,9 @@ def explain(error: Exception, location: Location, doing: str) -> NmfDaskError:
     if isinstance(error, PermissionError) or _DENIED.search(str(error)):
         who = "this user may not" if location.is_local else "the credentials in the environment may not"
         return InputDataError(f"{what}: {who} ({_cause(error)}). Grant read access, or leave it out.")
+    number = getattr(error, "errno", None)
+    if number in _IMPOSSIBLE:
+        return InputDataError(f"{what}: {os.strerror(number)}. Mend the path, or leave it out.")
     if isinstance(error, UnicodeError):
         return InputDataError(f"{what}: its name is not valid UTF-8. Rename it.")
     return RetryableError(f"{what}: {_cause(error)}")

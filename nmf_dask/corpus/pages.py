@@ -125,6 +125,8 @@ class _Headers:
         if fields[_TYPE] == _DICTIONARY_PAGE:
             return _Page(True, 0, stop)
         header = fields[_DATA_HEADER_V2 if fields[_TYPE] == _DATA_PAGE_V2 else _DATA_HEADER]
+        if header[1] < 0:
+            raise ValueError("a page has no fewer than no values")
         return _Page(False, header[1], stop)
 
     def _bytes(self, place: int, length: int) -> bytes:
@@ -177,3 +179,5 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         shift += 7
         if byte < 128:
             return value, place
+        if shift > 63:
+            raise ValueError("no number of Thrift is as long as that")

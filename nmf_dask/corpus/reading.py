@@ -54,7 +54,7 @@ def read_ids(partition: Partition, id_column: str | None) -> pa.ChunkedArray:
         if chunk.null_count:
             raise _null_id(partition, piece, id_column, row + chunk.is_null().index(True).as_py())
         row += len(chunk)
-        chunks.append(_decoded(chunk))
+        chunks.append(chunk)
     return pa.chunked_array(chunks)
 
 
@@ -69,10 +69,6 @@ def _null_id(partition: Partition, piece: Piece, column: str, row: int) -> Input
         f"{piece.row_group} (both counted from 0). Fill it in, drop the row, or leave --id-column out: "
         "then W carries row numbers."
     )
-
-
-def _decoded(chunk: pa.Array) -> pa.Array:
-    return chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
 
 
 def _read(partition: Partition, column: str, batch_rows: int) -> Iterator[tuple[Piece, pa.Array]]:
@@ -105,6 +101,8 @@ def _rows(
     source: pa.NativeFile, footer: Footer, piece: Piece, column: str, batch_rows: int
 ) -> Iterator[pa.Array]:
     position = 0
+    type_ = footer.schema.field(column).type
+    is_dictionary = pa.types.is_dictionary(type_)
     try:
         if piece.start:
             chunk = footer.metadata.row_group(piece.row_group).column(leaf_of(footer, column))
@@ -113,7 +111,7 @@ def _rows(
             source, position = pa.PythonFile(WithoutPages(source, gap), "r"), gap.n_rows
         parquet = pq.ParquetFile(
             source,
-            metadata=footer.metadata,
+            metadata=footer.plain if is_dictionary else footer.metadata,
             pre_buffer=False,
             buffer_size=BUFFER_BYTES,
             page_checksum_verification=True,
@@ -124,7 +122,8 @@ def _rows(
             start = max(piece.start - position, 0)
             stop = min(piece.stop - position, batch.num_rows)
             if start < stop:
-                yield batch.column(column)[start:stop]
+                values = batch.column(column)[start:stop]
+                yield values.cast(type_.value_type) if is_dictionary else values
             position += batch.num_rows
             if position >= piece.stop:
                 return
