@@ -46,8 +46,9 @@ class Cluster:
     _alarm: threading.Timer | None = None
 
     def __post_init__(self) -> None:
-        self._there.update(self.workers())
+        # In this order: of a worker that goes between the two nobody would tell.
         self.client.subscribe_topic("all", self._heard)
+        self._there.update(self.workers())
 
     def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
         """Keep the address of a worker that went without saying so; a nanny's next one has another."""

@@ -19,7 +19,7 @@ import dask
 import numpy as np
 from distributed import Client, Future, as_completed
 from distributed.client import ClosedClientError
-from distributed.scheduler import KilledWorker
+from distributed.scheduler import KilledWorker, NoWorkerError
 from numpy.typing import NDArray
 
 from nmf_dask.blocks import ALL, Blocks, Run, Share, Sizes, Step, add_tree, strip_rows, visit_strip
@@ -89,10 +89,12 @@ class DaskTasks(Tasks):
         try:
             yield
         except KilledWorker as error:
-            raise TaskKilledWorkers(
-                f"{error.allowed_failures + 1} workers died under task {error.task}, the last "
-                f"{error.last_worker.address}: they may have run out of memory. Give workers more (--memory-limit), or "
-                "lower corpus.partition_bytes"
+            deaths = error.allowed_failures + 1
+            raise TaskKilledWorkers(error.task, deaths, error.last_worker.address) from error
+        except NoWorkerError as error:
+            raise ClusterLost(
+                f"no worker was there for {error.timeout:.0f} s (no-workers-timeout of the scheduler); run the same "
+                "command again to go on"
             ) from error
         except (CancelledError, ClosedClientError) as error:
             reason = self.why_lost or getattr(error, "reason", "connection closed")

@@ -26,7 +26,18 @@ class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster fi
 
 
 class TaskKilledWorkers(RetryableError):  # noqa: N818 - as above
-    """A task after which one worker after the other was gone."""
+    """A task that was given up, because so many workers died while they had it: by its doing, or by chance."""
+
+    def __init__(self, task: str, deaths: int, last_worker: str) -> None:
+        super().__init__(f"{deaths} workers died under task {task}, the last {last_worker}")
+        self.task = task
+        self.deaths = deaths
+        self.last_worker = last_worker
+
+    def under(self, label: str, what: object) -> TaskKilledWorkers:
+        """The same error, which says what the task was about if the task has this label."""
+        about = f" ({what})" if self.task.startswith(f"{label}-") else ""
+        return TaskKilledWorkers(f"{self.task}{about}", self.deaths, self.last_worker)
 
 
 class Ref(str):

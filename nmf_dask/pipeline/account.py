@@ -40,8 +40,11 @@ class Account:
 
     @contextmanager
     def timed(self, stage: str, total: int | None = None, n_bytes: int = 0) -> Iterator[None]:
-        """A stage, for the length of a `with`: the observer hears of it, run.json keeps its seconds and bytes."""
-        started = time.perf_counter()
+        """A stage, for the length of a `with`: the observer hears of it, run.json keeps its seconds and bytes.
+
+        The seconds of one that is begun again add up.
+        """
+        started = time.perf_counter() - self.stages.get(stage, {}).get("seconds", 0.0)
         self.observer.stage(stage, total)
         try:
             yield

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +16,13 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
-from nmf_dask.corpus import Corpus
+from nmf_dask.corpus import Corpus, Partition
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
+from nmf_dask.pipeline.deaths import Patience, tried_alone
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
-from nmf_dask.pipeline.merging import merged_table
 from nmf_dask.pipeline.planning import check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.stages import (
     BlockInfo,
@@ -27,9 +30,7 @@ from nmf_dask.pipeline.stages import (
     Counted,
     WriteTasks,
     Written,
-    counted_of,
     runs_of_partitions,
-    table_of,
 )
 from nmf_dask.staging import Stage, StagedBlocks
 from nmf_dask.store import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 CACHE_SHARE = 0.3  # of what a worker may use beyond itself, for blocks that are read again every pass
 PAUSED_SHARE = 0.8  # distributed.worker.memory.pause
 H_PART_BYTES = 256 * 2**20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Job:
         self.stage = Stage(Folder(scratch) / run.run_id if scratch else run.work)
         self.checkpoints = Checkpoints(self.stage, lock)
         self.account = Account(settings, corpus, observer)
+        self.patience = Patience()
         self.digests: dict[str, Digest] = {}  # of the files of results, by path within the run
 
     def done(self) -> FitResult:
@@ -155,8 +158,8 @@ class Job:
         try:
             vocabulary = self._vocabulary(cluster.tasks)
             infos = self._blocks(cluster.tasks, vocabulary)
-            fitting = self._fitted(cluster.tasks, self._problem(cluster, vocabulary, infos))
-            self._written(cluster.tasks, vocabulary, fitting)
+            problem = self._problem(cluster, vocabulary, infos)
+            self._patiently(lambda: self._factors(cluster.tasks, vocabulary, problem))
             peak_memory = cluster.peak_memory()
         finally:
             self.account.tell(workers_lost=cluster.lost())
@@ -170,6 +173,17 @@ class Job:
                 f"a worker may use {limit / 2**20:,.0f} MiB, and Dask pauses it at 80 % of that, which is less than it "
                 "takes with nothing to do: give workers 512 MiB at least, or the job may wait for ever"
             )
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do work that goes on where files end; do it again where a task of it was given up that may be innocent."""
+        while True:
+            try:
+                return work()
+            except TaskKilledWorkers as error:
+                self.patience.check(error)
+                # The frames hold what was being computed: nobody wants it any more.
+                traceback.clear_frames(error.__traceback__)
+                self.observer.warn(f"{error}; going on from what is staged")
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings
@@ -185,17 +199,20 @@ class Job:
             return earlier
         if self.stage.has_counts():
             self.account.resumed_from = "count"
-        partitions = self.corpus.partitions
-        with self.account.timed("count", len(partitions), self.corpus.text_bytes):
-            numbers, merged = self._count(tasks)
-        with self.account.timed("select"):
-            vocabulary: Vocabulary = tasks.fetch(
-                tasks.call("select", select, merged, self.settings.vectorizer)
-            )
+        numbers, vocabulary = self._patiently(lambda: self._selected(tasks))
         _check_enough(len(vocabulary), self.settings.model.n_components)
         self.stage.vocabulary.write_parquet(vocabulary.to_table())
         self.stage.counted.write_json(numbers)
         return vocabulary
+
+    def _selected(self, tasks: Tasks) -> tuple[dict[str, int], Vocabulary]:
+        partitions = self.corpus.partitions
+        with self.account.timed("count", len(partitions), self.corpus.text_bytes):
+            numbers, merged = self._count(tasks)
+        with self.account.timed("select"):
+            self.patience.reached("select")
+            selected: Vocabulary = tasks.fetch(tasks.call("select", select, merged, self.settings.vectorizer))
+        return numbers, selected
 
     def _selected_before(self) -> Vocabulary | None:
         try:
@@ -211,16 +228,17 @@ class Job:
 
     def _count(self, tasks: Tasks) -> tuple[dict[str, int], Any]:
         """Numbers of the corpus, and the handle of its table of terms, which merges while others are counted."""
-        batch = Batch()
-        numbers, tables = [], []
-        for partition in self.corpus.partitions:
-            result = batch.call("count", self._corpus_tasks().count, partition)
-            numbers.append(batch.call("counted", counted_of, result))
-            tables.append(batch.call("table", table_of, result))
-        sizes = [partition.text_bytes for partition in self.corpus.partitions]
-        merged = merged_table(batch, tables, sizes, self.settings.vectorizer)
-        *handles, table = tasks.submit(batch, [*numbers, merged])
-        counted: list[Counted] = self._awaited(tasks, handles)
+        counting = partial(self._corpus_tasks().counting, tasks)
+        *handles, table = counting(self.corpus.partitions)
+        tried: list[Partition] = []
+
+        def alone(partition: Partition) -> Any:
+            tried.append(partition)
+            return counting([partition])[0]
+
+        counted: list[Counted] = self._awaited("count", tasks, handles, alone)
+        if tried:  # what was given up takes the merged table along; all partitions are staged by now
+            table = counting(self.corpus.partitions)[-1]
         told = {
             "n_null_texts": sum(one.n_nulls for one in counted),
             "n_invalid_utf8": sum(one.n_invalid for one in counted),
@@ -228,24 +246,38 @@ class Job:
         self.account.tell(**told)
         return told, table
 
-    def _awaited(self, tasks: Tasks, handles: list[Any]) -> list[Any]:
-        """Values of one handle a partition, with progress as they come; an error names the partition."""
+    def _awaited(
+        self, stage: str, tasks: Tasks, handles: list[Any], alone: Callable[[Partition], Any] | None = None
+    ) -> list[Any]:
+        """Values of one handle a partition, with progress as they come; an error names the partition.
+
+        A task that was given up is handed out again by `alone`, where that is given.
+        """
         values: list[Any] = [None] * len(handles)
         for done, position in enumerate(tasks.completed(handles), 1):
             partition = self.corpus.partitions[position]
             try:
                 values[position] = tasks.fetch(handles[position])
             except TaskKilledWorkers as error:
-                raise RetryableError(f"{partition}: {error}") from error
+                if alone is None:
+                    raise error.under(stage, partition) from error
+                again = partial(alone, partition)
+                values[position] = tried_alone(tasks, again, error, str(partition), stage)
+            self.patience.reached(stage, done)
             self.observer.advance(done, partition.text_bytes)
         return values
 
     def _blocks(self, tasks: Tasks, vocabulary: Vocabulary) -> list[BlockInfo]:
         partitions = self.corpus.partitions
         with self.account.timed("weigh", len(partitions), self.corpus.text_bytes):
-            shared = tasks.call("vocabulary", _same, vocabulary)
-            handles = tasks.map("weigh", self._corpus_tasks().weigh, list(partitions), shared)
-            infos: list[BlockInfo] = self._awaited(tasks, handles)
+            weigh = self._corpus_tasks().weigh
+
+            def weighing(partitions: Sequence[Partition]) -> list[Any]:
+                return tasks.map("weigh", weigh, partitions, tasks.call("vocabulary", _same, vocabulary))
+
+            infos: list[BlockInfo] = self._awaited(
+                "weigh", tasks, weighing(partitions), lambda partition: weighing([partition])[0]
+            )
         self.account.tell(
             n_documents=self.corpus.n_rows,
             n_empty_documents=sum(info.n_empty for info in infos),
@@ -266,14 +298,20 @@ class Job:
             model,
         )
 
+    def _factors(self, tasks: Tasks, vocabulary: Vocabulary, problem: Problem) -> None:
+        self._written(tasks, vocabulary, self._fitted(tasks, problem))
+
     def _fitted(self, tasks: Tasks, problem: Problem) -> Fitting:
         fitting = fitting_of(tasks, problem)
+        again = "init" in self.account.stages
         with self.account.timed("init"):
+            self.patience.reached("init")
             checkpoint = self.checkpoints.resume(fitting)
             if checkpoint is None:
                 fitting.begin()
             else:
-                self.account.resumed_from = checkpoint
+                if not again:
+                    self.account.resumed_from = checkpoint
                 self.observer.inform(f"going on from checkpoint {checkpoint}")
         with self.account.timed("fit", problem.model.max_iter):
             self._passes(fitting)
@@ -288,6 +326,7 @@ class Job:
         seen = saved = len(fitting.state.rows)
         try:
             while fitting.state.stop_reason is None:
+                self.patience.reached("fit", seen)
                 fitting.advance()
                 for row in fitting.state.rows[seen:]:
                     self.observer.passed(row)
@@ -306,6 +345,7 @@ class Job:
 
     def _written(self, tasks: Tasks, vocabulary: Vocabulary, fitting: Fitting) -> None:
         with self.account.timed("write", len(self.corpus.partitions), self.corpus.text_bytes):
+            self.patience.reached("write")
             outcome = tasks.fetch(tasks.call("H", _H_of, fitting.outcome()))
             H = np.ascontiguousarray(outcome[:, : self.settings.model.n_components].T)
             scale = np.ones(len(H), np.float32)
@@ -331,7 +371,7 @@ class Job:
             strips = [weights[strip] for strip, _, _ in places]
             rows = tuple((offset, run) for _, offset, run in places)
             refs.append(batch.call("write", writer.write, partition, rows, strips, scale))
-        written: list[Written] = self._awaited(tasks, tasks.submit(batch, refs))
+        written: list[Written] = self._awaited("write", tasks, tasks.submit(batch, refs))
         for partition, one in zip(self.corpus.partitions, written, strict=True):
             self.digests[self.run.name_of(self.run.w_part(partition.index))] = one.digest
         return written

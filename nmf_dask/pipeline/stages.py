@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from nmf_dask.blocks import Run
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.corpus import Partition, read_ids, read_texts
 from nmf_dask.errors import InputDataError
+from nmf_dask.pipeline.merging import merged_table
 from nmf_dask.staging import (
     Stage,
     read_block,
@@ -25,6 +26,7 @@ from nmf_dask.staging import (
     write_table,
 )
 from nmf_dask.store import Digest, RunFolder, StageDamaged, w_table
+from nmf_dask.tasks import Batch, Tasks
 from nmf_dask.text import Counts, count_texts
 from nmf_dask.vocabulary import TermTable, Vocabulary, weigh
 
@@ -104,6 +106,17 @@ class CorpusTasks:
         self.stage.table(partition.index).delete()
         return _info(X.indptr, X.data)
 
+    def counting(self, tasks: Tasks, partitions: Sequence[Partition]) -> list[Any]:
+        """Handles of the numbers of partitions that are being counted, and last that of their merged table of terms."""
+        batch = Batch()
+        numbers, tables = [], []
+        for partition in partitions:
+            result = batch.call("count", self.count, partition)
+            numbers.append(batch.call("counted", _counted_of, result))
+            tables.append(batch.call("table", _table_of, result))
+        sizes = [partition.text_bytes for partition in partitions]
+        return tasks.submit(batch, [*numbers, merged_table(batch, tables, sizes, self.vectorizer)])
+
     def _counted(self, partition: Partition) -> tuple[Counts, Counted]:
         texts = read_texts(partition, self.text_column)
         try:
@@ -121,12 +134,12 @@ def _info(indptr: NDArray[np.int64], data: NDArray[np.float32]) -> BlockInfo:
     return BlockInfo(len(indptr) - 1, len(data), float(data.sum(dtype=np.float64)), empty)
 
 
-def counted_of(result: tuple[Counted, TermTable]) -> Counted:
+def _counted_of(result: tuple[Counted, TermTable]) -> Counted:
     """The numbers of a counted partition, without its table."""
     return result[0]
 
 
-def table_of(result: tuple[Counted, TermTable]) -> TermTable:
+def _table_of(result: tuple[Counted, TermTable]) -> TermTable:
     """The table of a counted partition."""
     return result[1]
 

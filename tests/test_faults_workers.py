@@ -1,0 +1,286 @@
+"""Workers that die, hang, or are cut off while a job runs: real processes, at every stage, for real.
+
+Workers load `tests.faulty_worker`: it writes down what they run, and has a worker die in the middle of a call that is
+asked for, by the same signal that `kill -9` sends.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, default_client
+
+from nmf_dask import fit
+from nmf_dask.observer import Observer
+from nmf_dask.pipeline import FitResult, fitting
+from tests.dask_processes import DaskProcesses, dask_processes
+from tests.small_corpora import files_of, generated_texts, settings_of, write_corpus
+
+pytestmark = pytest.mark.slow
+
+TEXTS = generated_texts(400)
+MODEL = {"beta_loss": "kullback-leibler", "max_iter": 12, "tol": 0.0}
+SIZE = {"partition_bytes": 6000}
+RUN = {"checkpoint_every": 4}
+N_STRIPS = 8
+# By the calls that `tests.faulty_worker` knows: init is sample and start; update is what comes between two passes.
+STAGES = ("count", "select", "weigh", "sample", "visit", "update", "write")
+MORE_STAGES = ("start", "save", "load")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _many_tasks() -> Iterator[None]:
+    """A fit of many tasks, also of so few documents; workers have the same from `tests.faulty_worker`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
+        patch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+        patch.setattr(fitting, "strip_count", lambda sizes, beta_loss: N_STRIPS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), TEXTS, 3)
+
+
+def results_of(result: FitResult) -> dict[str, bytes]:
+    """All files of W and H, byte for byte."""
+    files = files_of(Path(result.uri))
+    return {name: content for name, content in files.items() if name.startswith(("W/", "H/", "topics"))}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, bytes]:
+    """What the job writes in this process, where nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    results = results_of(fit(settings_of(corpus, folder, model=MODEL, corpus=SIZE, run=RUN)))
+    assert len(results) > 10
+    return results
+
+
+class Faults:
+    """A cluster whose workers load `tests.faulty_worker`, and the folder that they have their fates from."""
+
+    def __init__(self, cluster: DaskProcesses, folder: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+
+    @property
+    def has_nannies(self) -> bool:
+        return "--no-nanny" not in self.cluster.worker_options
+
+    def renew(self, n_workers: int = 3, slow: float = 0.02) -> None:
+        """As if nothing had happened yet."""
+        for file in self.folder.iterdir():
+            if file.name != "workers":
+                file.unlink()
+        (self.folder / "log").touch()
+        self.slow(slow)
+        self.cluster.fill(n_workers)
+
+    def slow(self, seconds: float) -> None:
+        """Set how much longer each call takes."""
+        part = self.folder / "part"
+        part.write_text(str(seconds))
+        part.rename(self.folder / "slow")
+
+    def send(self, *fates: str) -> None:
+        for fate in fates:
+            (self.folder / fate).touch()
+
+    def processes(self) -> dict[str, int]:
+        """Process of each worker that there ever was, by address."""
+        lines = (self.folder / "workers").read_text().splitlines()
+        return {address: int(pid) for pid, address in map(str.split, lines)}
+
+    def waiting(self) -> list[str]:
+        """Fates that no worker met."""
+        return [file.name for file in self.folder.glob("*-*-*")]
+
+    def calls(self, label: str) -> list[tuple[int, str]]:
+        """Process and subject of each call of a label."""
+        lines = [line.split() for line in (self.folder / "log").read_text().splitlines()]
+        return [(int(pid), " ".join(about)) for name, pid, *about in lines if name == label]
+
+    def counted(self) -> Counter[int]:
+        """How often each partition was tokenized."""
+        return Counter(int(partition) for _, partition in self.calls("count"))
+
+
+@contextmanager
+def faulty_cluster(folder: Path, *options: str, n_workers: int = 3, **more: str) -> Iterator[Faults]:
+    faults = folder / "faults"
+    faults.mkdir()
+    variables = {"FAULTS": str(faults), "DASK_DISTRIBUTED__WORKER__PRELOAD": "tests.faulty_worker", **more}
+    with dask_processes(folder, *options, n_workers=0, **variables) as cluster:
+        given = Faults(cluster, faults)
+        given.renew(n_workers)
+        yield given
+
+
+@pytest.fixture(scope="module", params=["nannies", "no nannies"])
+def faults(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    """Three workers, which nannies start again, or nobody does."""
+    options = ("--no-nanny",) if request.param == "no nannies" else ()
+    with faulty_cluster(tmp_path_factory.mktemp("cluster"), *options) as given:
+        yield given
+
+
+def job(
+    faults: Faults,
+    corpus: Path,
+    model: Path,
+    observer: Observer | None = None,
+    n_workers: int = 3,
+    **more: Any,
+) -> FitResult:
+    """The job on a faulty cluster, begun with so many workers."""
+    cluster = {"scheduler": str(faults.cluster.file), "workers": n_workers}
+    sections = {"model": MODEL, "corpus": SIZE, "run": RUN, "cluster": cluster, **more}
+    return fit(settings_of(corpus, model, **sections), observer)
+
+
+class AtMoments(Observer):
+    """Does what it is given at moments such as count:2 (partitions) or pass:3."""
+
+    def __init__(self, **what: Callable[[], None]) -> None:
+        self.what = what
+        self.name = ""
+        self.warnings: list[str] = []
+
+    def stage(self, name, total=None):
+        self.name = name
+        self.comes(name)
+
+    def advance(self, done, n_bytes=0):
+        self.comes(f"{self.name}_{done}")
+
+    def warn(self, message, **fields):
+        self.warnings.append(message)
+
+    def comes(self, moment):
+        self.what.pop(moment, lambda: None)()
+
+
+@pytest.mark.parametrize("stage", [*STAGES, *MORE_STAGES])
+def test_a_worker_dies_in_a_stage(tmp_path, corpus, undisturbed, faults, stage):
+    """Catches work that a death repeats, or leaves out, or that depends on who computes."""
+    if stage in MORE_STAGES and not faults.has_nannies:
+        return  # they are no other than those of visits
+    faults.renew()
+    faults.send(f"die-{stage}-1")
+    result = job(faults, corpus, tmp_path / "m")
+    assert faults.waiting() == []
+    assert results_of(result) == undisturbed
+    assert result.run["workers_lost"] == 1
+    # What the dying worker was at is done again, and nothing else of what is staged.
+    n_partitions = result.run["input"]["n_partitions"]
+    assert sorted(faults.counted()) == list(range(n_partitions))
+    assert faults.counted().total() == n_partitions + (stage == "count")
+    assert len(faults.calls("weigh")) == n_partitions + (stage == "weigh")
+    # And passes of before the last checkpoint are not made again.
+    assert len(faults.calls("sample")) <= 2
+
+
+def kill(*processes: int) -> None:
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+
+
+def processes_of_workers() -> dict[str, int]:
+    """Process number of each worker, by address."""
+    return default_client().run(os.getpid)
+
+
+def test_two_workers_die_at_once(tmp_path, corpus, undisturbed, faults):
+    """Catches a second death that meets work which the first one had made necessary."""
+    faults.renew()
+    observer = AtMoments(fit_6=lambda: kill(*sorted(processes_of_workers().values())[:2]))
+    result = job(faults, corpus, tmp_path / "m", observer)
+    assert results_of(result) == undisturbed
+    assert result.run["workers_lost"] == 2
+    assert faults.counted().total() == len(faults.calls("weigh")) == result.run["input"]["n_partitions"]
+    assert len(faults.calls("sample")) == 1
+    assert "2 workers were lost; their work was done again" in observer.warnings
+
+
+def test_the_worker_that_holds_H_dies(tmp_path, corpus, undisturbed, faults, monkeypatch):
+    """Catches an H that nobody can compute again, or that comes out otherwise."""
+    faults.renew()
+    seen: list[fitting.Fitting] = []
+    advance = fitting.ManyTasks.advance
+    monkeypatch.setattr(fitting.ManyTasks, "advance", lambda self: (seen.append(self), advance(self))[1])
+    lost: list[str] = []
+
+    def kill_it() -> None:
+        client = default_client()
+        H = seen[-1].outcome()
+        holders = client.who_has([H])[H.key]
+        if lost or len(holders) > 2:
+            return
+        processes = processes_of_workers()
+        kill(*(processes[address] for address in holders))
+        lost.extend(holders)
+        deadline = time.monotonic() + 20
+        while not any(H.key in told.get("lost-computed-tasks", ()) for _, told in client.get_events("all")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    job_done = job(faults, corpus, tmp_path / "m", AtMoments(**{f"fit_{n}": kill_it for n in range(6, 12)}))
+    assert lost
+    assert results_of(job_done) == undisturbed
+    assert job_done.run["workers_lost"] == len(lost)
+    assert len(faults.calls("sample")) == 1
+
+
+def test_workers_die_all_the_time(tmp_path, corpus, undisturbed, faults):
+    """Catches an innocent task that ends the job, work that starves, and deaths that are counted twice or not."""
+    faults.renew(slow=0.06)
+    over = threading.Event()
+    killed: list[int] = []
+
+    def killing(client: Client) -> None:
+        while not over.wait(2):
+            there = sorted(client.scheduler_info(n_workers=-1)["workers"])
+            if there:
+                address = there[len(killed) % len(there)]
+                kill(faults.processes()[address])
+                killed.append(address)
+                if not faults.has_nannies:
+                    faults.cluster.add()
+
+    def begin() -> None:
+        chaos.append(threading.Thread(target=killing, args=[default_client()]))
+        chaos[0].start()
+
+    chaos: list[threading.Thread] = []
+    started = time.monotonic()
+    try:
+        observer = AtMoments(count_1=begin, write_1=over.set)
+        result = job(faults, corpus, tmp_path / "m", observer, run={"checkpoint_every": 1})
+    finally:
+        over.set()
+        chaos[0].join()
+    print(f"{len(killed)} workers were killed in {time.monotonic() - started:.0f} s")
+    assert results_of(result) == undisturbed
+    assert result.run["workers_lost"] == len(killed) >= 4
+    assert faults.counted().total() <= result.run["input"]["n_partitions"] + len(killed)
+
+
+def test_a_worker_that_joins_late_is_used(tmp_path, corpus, undisturbed):
+    """Catches work that is tied to the workers of the beginning."""
+    with faulty_cluster(tmp_path, "--no-nanny", n_workers=1) as faults:
+        faults.slow(0.1)
+        late = []
+        observer = AtMoments(fit_1=lambda: late.append(faults.cluster.add()))
+        result = job(faults, corpus, tmp_path / "m", observer, n_workers=1)
+        assert results_of(result) == undisturbed
+        assert result.run["workers_lost"] == 0
+        assert late[0].pid in {pid for pid, _ in faults.calls("visit")}
