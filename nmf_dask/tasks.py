@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,7 +30,8 @@ class TaskKilledWorkers(RetryableError):  # noqa: N818 - as above
     """A task that was given up, because so many workers died while they had it: by its doing, or by chance."""
 
     def __init__(self, task: str, deaths: int, last_worker: str) -> None:
-        super().__init__(f"{deaths} workers died under task {task}, the last {last_worker}")
+        workers = "worker" if deaths == 1 else "workers"
+        super().__init__(f"{deaths} {workers} died under task {task}, the last {last_worker}")
         self.task = task
         self.deaths = deaths
         self.last_worker = last_worker
@@ -38,6 +40,20 @@ class TaskKilledWorkers(RetryableError):  # noqa: N818 - as above
         """The same error, which says what the task was about if the task has this label."""
         about = f" ({what})" if self.task.startswith(f"{label}-") else ""
         return TaskKilledWorkers(f"{self.task}{about}", self.deaths, self.last_worker)
+
+
+def let_go(error: BaseException) -> None:
+    """Drop what the frames of an error hold, and those of its causes: handles above all.
+
+    Whoever runs the tasks keeps, and computes again for lost workers, what some handle stands for. A handle of Dask's
+    holds the error that it raised, and so, by way of the frames that called, all handles that were beside it.
+    """
+    traceback.clear_frames(error.__traceback__)
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
 
 
 class Ref(str):

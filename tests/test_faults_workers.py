@@ -5,6 +5,7 @@ asked for, by the same signal that `kill -9` sends.
 """
 
 import os
+import re
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from distributed import Client, default_client
 
 from nmf_dask import fit
+from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline import FitResult, fitting
 from tests.dask_processes import DaskProcesses, dask_processes
@@ -284,3 +286,50 @@ def test_a_worker_that_joins_late_is_used(tmp_path, corpus, undisturbed):
         assert results_of(result) == undisturbed
         assert result.run["workers_lost"] == 0
         assert late[0].pid in {pid for pid, _ in faults.calls("visit")}
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    """A cluster whose scheduler gives a task up at the first death of a worker that had it."""
+    folder = tmp_path_factory.mktemp("strict")
+    with faulty_cluster(folder, n_workers=3, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as given:
+        yield given
+
+
+def test_an_innocent_task_does_not_end_the_job(tmp_path, corpus, undisturbed, strict):
+    """Catches KilledWorker, which the scheduler sends here for whatever ran, or waited, on a worker that died."""
+    strict.renew()
+    fates = [f"die-{stage}-1" for stage in (*STAGES, "save")]
+    strict.send(*fates)
+    observer = AtMoments()
+    result = job(strict, corpus, tmp_path / "m", observer)
+    assert strict.waiting() == []
+    assert results_of(result) == undisturbed
+    assert result.run["workers_lost"] == len(fates)
+    assert any("going on from what is staged" in message for message in observer.warnings)
+    n_partitions = result.run["input"]["n_partitions"]
+    assert strict.counted().total() == len(strict.calls("weigh")) == n_partitions + 1
+    assert result.run["resumed_from"] is None
+
+
+@pytest.mark.parametrize("stage", ["count", "visit"])
+def test_a_task_that_kills_every_worker_ends_the_job(tmp_path, corpus, strict, stage):
+    """Catches a job that kills workers for ever, or that does not say what to change."""
+    strict.renew()
+    strict.send(f"die-{stage}-always")
+    with pytest.raises(RetryableError) as told:
+        job(strict, corpus, tmp_path / "m")
+    message = str(told.value)
+    print(message)
+    assert "KilledWorker" not in message
+    assert "they may have run out of memory. Give workers more (--memory-limit, or " in message
+    assert {"count": "lower corpus.partition_bytes", "visit": "lower --max-features, -k or "}[
+        stage
+    ] in message
+    if stage == "count":
+        assert re.match(
+            r"partition \d+ \(.*part-\d+\.parquet, row group .* MiB of text\): 6 workers died", message
+        )
+    assert len(strict.calls("die")) < 20
+    strict.renew()
+    assert job(strict, corpus, tmp_path / "m").run["status"] == "done"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,7 +43,15 @@ from nmf_dask.store import (
     run_id,
     topics_table,
 )
-from nmf_dask.tasks import BARE_WORKER_BYTES, Batch, ClusterLost, TaskKilledWorkers, Tasks, beyond_itself
+from nmf_dask.tasks import (
+    BARE_WORKER_BYTES,
+    Batch,
+    ClusterLost,
+    TaskKilledWorkers,
+    Tasks,
+    beyond_itself,
+    let_go,
+)
 from nmf_dask.vocabulary import Vocabulary, select
 
 if TYPE_CHECKING:
@@ -181,8 +188,7 @@ class Job:
                 return work()
             except TaskKilledWorkers as error:
                 self.patience.check(error)
-                # The frames hold what was being computed: nobody wants it any more.
-                traceback.clear_frames(error.__traceback__)
+                let_go(error)
                 self.observer.warn(f"{error}; going on from what is staged")
 
     def _corpus_tasks(self) -> CorpusTasks:
@@ -261,6 +267,7 @@ class Job:
             except TaskKilledWorkers as error:
                 if alone is None:
                     raise error.under(stage, partition) from error
+                let_go(error)
                 again = partial(alone, partition)
                 values[position] = tried_alone(tasks, again, error, str(partition), stage)
             self.patience.reached(stage, done)

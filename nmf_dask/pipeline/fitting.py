@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from nmf_dask.observer import Pass
 from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, is_plain, strip_count
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, read_arrays, write_arrays
-from nmf_dask.tasks import Batch, Tasks
+from nmf_dask.tasks import Batch, Tasks, let_go
 
 Weights = NDArray[np.float32]
 
@@ -291,10 +290,10 @@ class ManyTasks(Fitting):
         try:
             self.state = self._fit.advance(self._blocks, self.state)
         except BaseException as error:
-            # What a job that is stopped in a pass saves is what it had before. The frames hold what is being
-            # computed: without them nobody wants it any more, and saving need not wait for it.
+            # What a job that is stopped in a pass saves is what it had before. Nobody wants what is being computed any
+            # more, and saving need not wait for it.
             self._blocks.W = before
-            traceback.clear_frames(error.__traceback__)
+            let_go(error)
             raise
 
     def finish(self) -> None:
