@@ -30,6 +30,8 @@ CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
 HELD_SHARE = 0.3  # of what a worker may use beyond itself, for results that it keeps
+# For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
+CLOSE_SECONDS = 2.0
 
 
 @dataclass
@@ -73,7 +75,8 @@ class Cluster:
         self.tasks.why_lost = (
             f"the last worker went, and no other came within {self.workers_timeout:.0f} s (--workers-timeout)"
         )
-        self.client.close(timeout=1)
+        with suppress(TimeoutError, OSError, RuntimeError):
+            self.client.close(timeout=1)
 
     def close(self) -> None:
         """Hear of no worker any more."""
@@ -163,7 +166,7 @@ def _embedded(settings: ClusterSettings) -> Client:
     cluster = LocalCluster(
         n_workers=n_workers,
         threads_per_worker=threads,
-        worker_class=Worker if in_process else OwnNanny,
+        worker_class=OwnThreads if in_process else OwnNanny,
         memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
         dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
         # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
@@ -172,6 +175,15 @@ def _embedded(settings: ClusterSettings) -> Client:
     client = Client(cluster)
     _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
     return client
+
+
+class OwnThreads(Worker):  # type: ignore[misc]
+    """A worker in this process that ends soon, whatever its threads are at; Dask's waits half a minute for them."""
+
+    async def close(self, *args: Any, **kwargs: Any) -> str | None:
+        """End; what a thread is still at is dropped when it is done, and with the process otherwise."""
+        status: str | None = await super().close(*args, **{**kwargs, "timeout": CLOSE_SECONDS})
+        return status
 
 
 class OwnWorker(Worker):  # type: ignore[misc]
@@ -202,6 +214,11 @@ class OwnNanny(Nanny):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, worker_class=OwnWorker, **kwargs)
+
+    async def close(self, timeout: float = CLOSE_SECONDS, reason: str = "nanny-close") -> str:
+        """End the worker process, by force where a task holds it longer."""
+        status: str = await super().close(timeout=timeout, reason=reason)
+        return status
 
 
 def _has_dashboard() -> bool:
@@ -296,8 +313,10 @@ class Ready(WorkerPlugin):  # type: ignore[misc]
         # Arrow's own pool keeps what it once had: 60 MB more after some partitions, of a limit that may be 400.
         pa.set_memory_pool(pa.system_memory_pool())
         if self.own and threading.current_thread() is threading.main_thread():
-            # Ctrl-C reaches the whole process group; the job ends its workers itself.
+            # Ctrl-C reaches the whole process group, and a service manager's SIGTERM every process of the job; the
+            # job ends its workers itself, once they have saved what they hold.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _described(client: Client, own: bool, in_process: bool, workers_timeout: float) -> Cluster:

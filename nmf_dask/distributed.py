@@ -7,8 +7,11 @@ is lost with a worker is computed again, or read again from the staged files.
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -17,18 +20,20 @@ from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, as_completed, wait
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker, NoWorkerError
 from numpy.typing import NDArray
 
 from nmf_dask.blocks import ALL, Blocks, Run, Share, Sizes, Step, add_tree, strip_rows, visit_strip
+from nmf_dask.errors import RetryableError
 from nmf_dask.kernels.matrices import Csr, aligned, zeros
 from nmf_dask.tasks import Batch, ClusterLost, Ref, TaskKilledWorkers, Tasks
 
 Weights = NDArray[np.float32]
 # Of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count.
 MOST_RETRIES = 1
+BESIDE_AT_ONCE = 4  # calls of one worker: a store is slow to answer, a disk is not made faster by more
 
 
 class DaskTasks(Tasks):
@@ -83,6 +88,27 @@ class DaskTasks(Tasks):
             for future in as_completed(handles):
                 yield positions[future.key]
 
+    def beside(self, calls: Sequence[tuple[Any, ...]], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        handles = [call[-1] for call in calls]
+        try:
+            with self._translated():
+                wait(handles, timeout=seconds)
+                held = self.client.who_has(handles)
+                here = defaultdict(list)
+                for *call, handle in calls:
+                    here[next(iter(held[handle.key]))].append((*call, handle.key))
+
+                async def everywhere() -> None:
+                    runs = (self.client.run(call_beside, some, workers=[one]) for one, some in here.items())
+                    await asyncio.gather(*runs)
+
+                self.client.sync(everywhere, callback_timeout=max(0.1, deadline - time.monotonic()))
+        except (StopIteration, KeyError, ValueError, TimeoutError) as error:
+            raise RetryableError(
+                f"what the workers hold cannot be had within {seconds:.0f} s ({error!r})"
+            ) from error
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Dask's own failures as errors that say what to do; what a task raised passes as it is."""
@@ -107,6 +133,17 @@ class DaskTasks(Tasks):
                     f"the scheduler cannot be reached ({error}); run the same command again"
                 ) from error
             raise
+
+
+async def call_beside(calls: Sequence[tuple[Any, ...]], dask_worker: Any) -> None:
+    """On a worker: calls (function, arguments…, key of a result it holds), in threads that no task can hold."""
+    places = asyncio.Semaphore(BESIDE_AT_ONCE)
+
+    async def one(function: Callable[..., Any], *arguments: Any) -> None:
+        async with places:
+            await asyncio.to_thread(function, *arguments[:-1], dask_worker.data[arguments[-1]])
+
+    await asyncio.gather(*(one(*call) for call in calls))
 
 
 @dataclass(frozen=True)

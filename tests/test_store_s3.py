@@ -145,15 +145,44 @@ def test_lock_names_its_holder_and_lapses(uri: str, monkeypatch: pytest.MonkeyPa
         pass
 
 
-def test_of_two_that_write_the_lock_at_once_the_last_one_has_it(
+def ticket_of(model: ModelFolder, *, dead: bool = False) -> Folder:
+    """Another writer's ticket, put now: of another machine, or of a process of this one that is dead."""
+    card = lock._card()
+    told = (
+        card.replace(lock._machine().encode(), b"another")
+        if not dead
+        else card.replace(b'"pid": ', b'"pid": 9')
+    )
+    ticket = model.folder / f"LOCK.{'0' * 32}"
+    ticket.write_bytes(told)
+    return ticket
+
+
+def test_of_two_that_want_the_lock_at_once_the_older_ticket_has_it(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ModelFolder(uri)
-    other = lock._card().replace(lock._machine().encode(), b"another")
-    monkeypatch.setattr("nmf_dask.store.lock.time.sleep", lambda _: model.lock_file.write_bytes(other))
-    with pytest.raises(RetryableError, match="at the same moment"), model.lock():
+    other = ticket_of(model)
+    model.check_usable()
+    time.sleep(1.1)  # the store tells times to the second
+    with pytest.raises(RetryableError, match="is locked by process"), model.lock():
         pass
-    assert model.lock_file.read_bytes() == other
+    assert model.folder.list() == (other.name,)
+    other.delete()
+    # One that is slow puts its ticket when the lock is taken: it is refused, and the lock stays.
+    with model.lock() as held:
+        late = ticket_of(model)
+        with pytest.raises(RetryableError, match=f"process {os.getpid()} "):
+            lock._refuse_earlier(late, model.lock_file)
+        held.check()
+
+
+def test_ticket_of_a_dead_process_is_in_nobody_s_way(uri: str) -> None:
+    model = ModelFolder(uri)
+    ticket_of(model, dead=True)
+    with model.lock():
+        assert len([name for name in model.folder.list() if name.startswith("LOCK.")]) == 1
+    assert model.folder.list() == ()
 
 
 def test_heartbeat_writes_the_lock_again_but_not_another_s(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

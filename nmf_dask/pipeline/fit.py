@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus, Partition
-from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
+from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
@@ -46,7 +46,6 @@ from nmf_dask.store import (
 from nmf_dask.tasks import (
     BARE_WORKER_BYTES,
     Batch,
-    ClusterLost,
     TaskKilledWorkers,
     Tasks,
     beyond_itself,
@@ -93,13 +92,19 @@ def fit(settings: Settings, observer: Observer | None = None) -> FitResult:
     model_folder.check_usable()
     run = model_folder.run(run_id(settings, corpus.fingerprint))
     if run.is_committed():
-        observer.inform(f"run {run.run_id} has finished before; nothing to do")
-        run.commit()
-        return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
+        return _finished_before(run, observer)
     if settings.cluster.scheduler is None:
         check_memory(planned_of(settings, corpus))
     with model_folder.lock() as lock:
+        if run.is_committed():  # by another process, just before it gave the lock away
+            return _finished_before(run, observer)
         return Job(settings, corpus, run, observer, lock, started).done()
+
+
+def _finished_before(run: RunFolder, observer: Observer) -> FitResult:
+    observer.inform(f"run {run.run_id} has finished before; nothing to do")
+    run.commit()
+    return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
 
 
 class Job:
@@ -306,9 +311,12 @@ class Job:
         )
 
     def _factors(self, tasks: Tasks, vocabulary: Vocabulary, problem: Problem) -> None:
-        self._written(tasks, vocabulary, self._fitted(tasks, problem))
+        fitting = self._begun(tasks, problem)
+        with self.checkpoints.kept(fitting):
+            self._passes(fitting)
+            self._written(tasks, vocabulary, fitting)
 
-    def _fitted(self, tasks: Tasks, problem: Problem) -> Fitting:
+    def _begun(self, tasks: Tasks, problem: Problem) -> Fitting:
         fitting = fitting_of(tasks, problem)
         again = "init" in self.account.stages
         with self.account.timed("init"):
@@ -320,18 +328,11 @@ class Job:
                 if not again:
                     self.account.resumed_from = checkpoint
                 self.observer.inform(f"going on from checkpoint {checkpoint}")
-        with self.account.timed("fit", problem.model.max_iter):
-            self._passes(fitting)
-            fitting.finish()
-        rows, reason = fitting.state.rows, fitting.state.stop_reason
-        self.account.tell(
-            n_iter=len(rows), stop_reason=reason, reconstruction_err=rows[-1].reconstruction_err
-        )
         return fitting
 
     def _passes(self, fitting: Fitting) -> None:
-        seen = saved = len(fitting.state.rows)
-        try:
+        with self.account.timed("fit", fitting.problem.model.max_iter):
+            seen = len(fitting.state.rows)
             while fitting.state.stop_reason is None:
                 self.patience.reached("fit", seen)
                 fitting.advance()
@@ -339,16 +340,13 @@ class Job:
                     self.observer.passed(row)
                     self.observer.advance(row.iteration)
                 seen = len(fitting.state.rows)
-                if fitting.state.stop_reason is None and seen - saved >= self.settings.run.checkpoint_every:
-                    self.checkpoints.save(fitting)
-                    saved = seen
-        except ClusterLost:
-            raise
-        except (KeyboardInterrupt, NmfDaskError):
-            if len(fitting.state.rows) > saved:
-                with suppress(NmfDaskError):  # why it stopped matters more
-                    self.checkpoints.save(fitting)
-            raise
+                if fitting.state.stop_reason is None:
+                    self.checkpoints.save(fitting, self.settings.run.checkpoint_every)
+            fitting.finish()
+        rows, reason = fitting.state.rows, fitting.state.stop_reason
+        self.account.tell(
+            n_iter=len(rows), stop_reason=reason, reconstruction_err=rows[-1].reconstruction_err
+        )
 
     def _written(self, tasks: Tasks, vocabulary: Vocabulary, fitting: Fitting) -> None:
         with self.account.timed("write", len(self.corpus.partitions), self.corpus.text_bytes):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, is_plain, strip_co
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks, let_go
+
+if TYPE_CHECKING:
+    from nmf_dask.distributed import TaskBlocks
 
 Weights = NDArray[np.float32]
 
@@ -111,19 +115,28 @@ class Fitting(ABC):
     def resume(self, W: list[Any], state: FitState) -> None:
         """Go on from a checkpoint."""
 
+    @abstractmethod
+    def saving(self, folder: Folder) -> list[tuple[Any, ...]]:
+        """Calls (function, file or folder, handle) that write W and H of one and the same pass."""
+
     def save(self, folder: Folder) -> None:
-        """A checkpoint: W and H as files by tasks, then the state, which says that it is whole."""
+        """A checkpoint: W and H as files by tasks, then the state, which says that it is whole; go on from it."""
         batch = Batch()
-        files = [folder / f"W-{i:05d}.arrow" for i in range(len(self.weights()))]
-        saved = [batch.call("save", save_weights, *pair) for pair in zip(files, self.weights(), strict=True)]
-        saved.append(batch.call("save", save_outcome, folder / "H.arrow", self.outcome()))
+        saved = [batch.call("save", *call) for call in self.saving(folder)]
         for handle in self.tasks.submit(batch, saved):
             self.tasks.fetch(handle)
-        state = self.state
-        told: dict[str, Any] = {name: getattr(state, name) for name in _KEPT}
-        told["rows"] = [list(row) for row in state.rows]
-        (folder / "state.json").write_json(told)
+        self._sign(folder)
         self.load(folder)
+
+    def leave(self, folder: Folder, seconds: float) -> None:
+        """A checkpoint within some seconds, to end with: it waits for no task that is under way."""
+        self.tasks.beside(self.saving(folder), seconds)
+        self._sign(folder)
+
+    def _sign(self, folder: Folder) -> None:
+        told: dict[str, Any] = {name: getattr(self.state, name) for name in _KEPT}
+        told["rows"] = [list(row) for row in self.state.rows]
+        (folder / "state.json").write_json(told)
 
     def load(self, folder: Folder) -> None:
         """Go on from a checkpoint: the files are the new roots, and lineage begins with them.
@@ -134,16 +147,24 @@ class Fitting(ABC):
         rows = tuple(Pass(*row) for row in told.pop("rows"))
         batch = Batch()
         n_strips = len(self.problem.strips)
-        refs = [batch.call("load", load_weights, folder / f"W-{i:05d}.arrow") for i in range(n_strips)]
+        refs = [batch.call("load", load_weights, _strip_file(folder, i)) for i in range(n_strips)]
         for i, ref in enumerate(refs):
             if self.spreads:
                 batch.place(ref, i / n_strips)
-        refs.append(batch.call("load", load_outcome, folder / "H.arrow", self.problem.fit))
+        refs.append(batch.call("load", load_outcome, _outcome_file(folder), self.problem.fit))
         handles = self.tasks.submit(batch, refs)
         for position in self.tasks.completed(handles):
             self.tasks.check(handles[position])
         *W, outcome = handles
         self.resume(W, FitState(outcome, rows=rows, **told))
+
+
+def _strip_file(folder: Folder, strip: int) -> Folder:
+    return folder / f"W-{strip:05d}.arrow"
+
+
+def _outcome_file(folder: Folder) -> Folder:
+    return folder / "H.arrow"
 
 
 def save_weights(file: Folder, W: Weights) -> None:
@@ -206,6 +227,9 @@ class OneTask(Fitting):
     def outcome(self) -> Any:
         return self.tasks.call("weights", _outcome_of, self._held)
 
+    def saving(self, folder: Folder) -> list[tuple[Any, ...]]:
+        return [(save_held, folder, self._held)]
+
     def resume(self, W: list[Any], state: FitState) -> None:
         told = replace(state, outcome=None)
         self._take(self.tasks.call("load", held, W, state.outcome, told))
@@ -240,6 +264,13 @@ def finish_held(problem: Problem, before: Held, threads: int) -> Held:
     with problem.local(threads, before.W) as blocks:
         state = problem.fit.finished(blocks, before.state)
     return Held(blocks.W, state)
+
+
+def save_held(folder: Folder, held: Held) -> None:
+    """A task: W and H as the files of a checkpoint."""
+    for strip, W in enumerate(held.W):
+        save_weights(_strip_file(folder, strip), W)
+    save_outcome(_outcome_file(folder), held.state.outcome)
 
 
 def held(W: list[Weights], outcome: Outcome, state: FitState) -> Held:
@@ -286,9 +317,16 @@ class ManyTasks(Fitting):
         self.state = replace(self._fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
 
     def advance(self) -> None:
+        self._step(self._fit.advance)
+
+    def finish(self) -> None:
+        self._step(self._fit.finished)
+
+    def _step(self, step: Callable[[TaskBlocks, FitState], FitState]) -> None:
+        """W and the state change together, or neither: what a job that is stopped meanwhile saves belongs together."""
         before = list(self._blocks.W)
         try:
-            self.state = self._fit.advance(self._blocks, self.state)
+            self.state = step(self._blocks, self.state)
         except BaseException as error:
             # What a job that is stopped in a pass saves is what it had before. Nobody wants what is being computed any
             # more, and saving need not wait for it.
@@ -296,8 +334,9 @@ class ManyTasks(Fitting):
             let_go(error)
             raise
 
-    def finish(self) -> None:
-        self.state = self._fit.finished(self._blocks, self.state)
+    def saving(self, folder: Folder) -> list[tuple[Any, ...]]:
+        files = [(save_weights, _strip_file(folder, i), W) for i, W in enumerate(self._blocks.W)]
+        return [*files, (save_outcome, _outcome_file(folder), self.state.outcome)]
 
     def weights(self) -> list[Any]:
         return list(self._blocks.W)

@@ -6,10 +6,12 @@ import contextlib
 import datetime
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -33,15 +35,20 @@ class ModelLock:
     is told apart by its start), and where no sign of life came for STALE_SECONDS.
 
     On a local file system the file is created exclusively, and taken over under an advisory lock, so that one
-    of many wins. Object stores offer no such thing through pyarrow: there the file is written, read again
-    after SETTLE_SECONDS, and whoever finds itself in it goes on. Two writers can both believe in theirs
-    until the next sign of life; `check`, which a commit calls, tells the one that lost.
+    of many wins. Object stores offer no such thing through pyarrow: there each puts a ticket of its own beside
+    the lock, waits SETTLE_SECONDS, and looks for the ticket that the store says is the oldest. Whoever has that
+    one writes the lock, and keeps the ticket as long as it holds it. Of two, the one whose ticket came later
+    looks later than both came: it sees the other's, however slow either is. This takes a store that lists what
+    was put, and whose clock does not go back by SETTLE_SECONDS.
+
+    A holder that was silent for too long, and wakes up, has lost the lock; `check`, which a commit calls, says so.
 
     Entering raises RetryableError, naming the holder, where the lock is held.
     """
 
     def __init__(self, file: Folder) -> None:
         self._file = file
+        self._ticket: Folder | None = None  # in an object store
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -65,6 +72,8 @@ class ModelLock:
         with contextlib.suppress(InputDataError, RetryableError), _exclusive(self._file):
             if _is_ours(_holder(self._file)):
                 self._file.delete()
+        if self._ticket is not None:  # after the lock: a newcomer meets one of them
+            _withdraw(self._ticket)
 
     def check(self) -> None:
         """Raise RetryableError where another process has taken the lock over."""
@@ -100,13 +109,19 @@ class ModelLock:
             return True
 
     def _take_remote(self) -> None:
-        if self._file.exists():
-            _refuse_living(self._file)
-        self._file.write_bytes(_card())
-        time.sleep(SETTLE_SECONDS)
-        holder = _holder(self._file)
-        if not _is_ours(holder):
-            raise RetryableError(f"{self._file.parent} was locked by {_named(holder)} at the same moment")
+        _refuse_living(self._file)
+        ticket = self._file.parent / f"{self._file.name}.{uuid.uuid4().hex}"
+        try:
+            ticket.write_bytes(_card())
+            time.sleep(SETTLE_SECONDS)
+            dead = _refuse_earlier(ticket, self._file)
+            self._file.write_bytes(_card())
+        except BaseException:
+            _withdraw(ticket)
+            raise
+        self._ticket = ticket
+        for other in dead:
+            _withdraw(other)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -179,6 +194,25 @@ def _refuse_living(file: Folder) -> None:
         f"{file.parent} is locked by {_named(holder)}, last sign of life {silent:.0f} s ago. Run the same "
         f"command again when it is done; the lock lapses {lapses}"
     )
+
+
+def _refuse_earlier(ticket: Folder, file: Folder) -> list[Folder]:
+    """Raise RetryableError where a living process has an older ticket; the tickets of dead ones, otherwise.
+
+    Equal times, which stores give to the second, are told apart by the names of the tickets.
+    """
+    others = [file.parent / name for name in file.parent.list() if name.startswith(f"{file.name}.")]
+    times = {other.name: other.info().mtime_ns or 0 for other in others}
+    mine = (times.get(ticket.name, math.inf), ticket.name)
+    earlier = [other for other in others if (times[other.name], other.name) < mine]
+    for one in (file, *earlier):
+        _refuse_living(one)
+    return earlier
+
+
+def _withdraw(ticket: Folder) -> None:
+    with contextlib.suppress(InputDataError, RetryableError):  # it lapses by itself
+        ticket.delete()
 
 
 def _holder(file: Folder) -> dict[str, Any]:

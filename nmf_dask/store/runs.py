@@ -256,7 +256,7 @@ class ModelFolder:
     def is_model(self) -> bool:
         """True where a run has been here: its pointer, its lock or its folder."""
         names = self.folder.list()
-        if "LATEST" in names or "LOCK" in names:
+        if "LATEST" in names or any(name.partition(".")[0] == "LOCK" for name in names):
             return True
         return "runs" in names and (bool(self.runs()) or not (self.folder / "runs").list())
 

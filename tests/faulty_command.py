@@ -1,0 +1,124 @@
+"""The command line in a process of its own, as a small job of one task or of many; and how tests speak to it.
+
+    python -m tests.faulty_command one|many ARGUMENTS…
+
+The workers of such a job can be made to take their time (`SLOW`): while a certain file exists, each visit of a
+strip takes ten minutes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nmf_dask import schedule
+from nmf_dask.pipeline import fitting
+from tests.small_corpora import ROOT, environment
+
+STRIPS = 6
+KEPT = ("state.json", "H.arrow")
+# Preloaded by workers, in this process or their own.
+SLOW = """
+import os, time
+from nmf_dask.factorization import Visit
+
+visit = Visit.__call__
+
+def slow(*arguments):
+    if os.path.exists({flag!r}):
+        open({flag!r} + ".entered", "w").close()
+        time.sleep(600)
+    return visit(*arguments)
+
+Visit.__call__ = slow
+"""
+
+
+def make_small(kind: str) -> None:
+    """Have jobs of this process be of one task or of many, however little there is to do."""
+    fitting.TURN_SECONDS = 0.0  # each pass is heard of at once
+    if kind == "many":
+        schedule.ONE_TASK_BYTES = 0
+        fitting.SAMPLE_NONZEROS = 2000
+        few = schedule.strip_count
+        # A sample is cut where it is fitted, by workers that know nothing of this.
+        fitting.strip_count = lambda sizes, beta_loss: STRIPS if sizes.n_rows > 500 else few(sizes, beta_loss)
+
+
+def main() -> NoReturn:
+    from nmf_dask.cli import run
+
+    kind = sys.argv.pop(1)
+    make_small(kind)
+    run()
+
+
+class Driver:
+    """One run of the command, in a process group of its own."""
+
+    def __init__(self, kind: str, *arguments: Any, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faulty_command", kind, *map(str, arguments)],
+            cwd=ROOT, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def until(self, happened: Callable[[], Any], seconds: float = 60) -> Any:
+        """Wait for something, as long as the command runs; False where it ended first."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None:
+            if found := happened():
+                return found
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.005)
+        return False
+
+    def kill(self) -> None:
+        """As the kernel does where memory runs out: the driver alone, without a word."""
+        self.process.kill()
+        self.process.communicate(timeout=60)
+
+    def stop(self, number: int, whole_group: bool = False) -> tuple[int, str, float]:
+        """Send a signal; the exit code, the log and how many seconds it took."""
+        begun = time.monotonic()
+        (os.killpg if whole_group else os.kill)(self.process.pid, number)
+        _, log = self.process.communicate(timeout=60)
+        return self.process.returncode, log, time.monotonic() - begun
+
+    def done(self, seconds: float = 100) -> str:
+        """Wait for the end, which is to be a good one; the log."""
+        _, log = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, log
+        return log
+
+    def left_nobody(self, seconds: float = 15) -> bool:
+        """Whether all processes of the group end within some seconds."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.05)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        return False
+
+
+def slow_visits(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The file that makes visits slow where it exists, and the environment of workers that look for it."""
+    flag = folder / "slow"
+    (folder / "slow_visits.py").write_text(SLOW.format(flag=str(flag)))
+    return flag, {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(folder / "slow_visits.py")}
+
+
+def checkpoints(model: Path) -> list[str]:
+    """Names of the checkpoints of a model's runs that are whole, in order."""
+    return sorted(file.parent.name for file in model.glob("runs/*/_work/checkpoints/*/state.json"))
+
+
+if __name__ == "__main__":
+    main()
