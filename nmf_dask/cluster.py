@@ -29,7 +29,8 @@ from nmf_dask.tasks import beyond_itself
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
-HELD_SHARE = 0.3  # of what a worker may use beyond itself, for results that it keeps
+# Of what a worker may use beyond itself, for results that it keeps: tasks need their part, and more of little than of much.
+HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
 
@@ -145,8 +146,13 @@ def _memory(settings: ClusterSettings) -> dict[str, Any]:
         if settings.memory_limit
         else machine_bytes() // (settings.workers or 1)
     )
-    share = HELD_SHARE * beyond_itself(limit) / limit
-    fractions = {"target": share, "spill": False, "pause": False, "terminate": 1.0}
+    held = HELD_SHARE_OF_MUCH if limit >= MUCH else HELD_SHARE
+    fractions = {
+        "target": held * beyond_itself(limit) / limit,
+        "spill": False,
+        "pause": False,
+        "terminate": 1.0,
+    }
     return {f"distributed.worker.memory.{key}": value for key, value in fractions.items()}
 
 
