@@ -29,7 +29,7 @@ from nmf_dask.tasks import beyond_itself
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
-# Of what a worker may use beyond itself, for results that it keeps: tasks need their part, and more of little than of much.
+# Of what a worker may use beyond itself, for results that it keeps: tasks need more of little than of much.
 HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
