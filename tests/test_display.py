@@ -159,6 +159,16 @@ class TestLogsOfLibraries:
         assert len(lines) == 2
         assert capsys.readouterr().err == ""
 
+    def test_are_one_line_each(self, dask_like):
+        def job(observer: Observer, clock: Clock) -> None:
+            observer.connected(1, 1, None)
+            dask_like.warning("scratch.py:258: UserWarning: slow\n  next(self.gen)\n")
+
+        *_, line = shown("text", 0, job)
+        assert line.endswith(
+            "warning: distributed.made_for_this_test: scratch.py:258: UserWarning: slow next(self.gen)"
+        )
+
     def test_python_warnings_too_and_only_meanwhile(self):
         def job(observer: Observer, clock: Clock) -> None:
             with warnings.catch_warnings():

@@ -193,7 +193,8 @@ class _ToDisplay(logging.Handler):
         self._shown = shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = f"{record.name}: {record.getMessage()}"
+        # A record is a line, and Python's warnings come with the source of whoever gave them in a second one.
+        message = f"{record.name}: {' '.join(record.getMessage().split())}"
         if record.levelno >= logging.WARNING:
             self._shown.warn(message)
         else:
