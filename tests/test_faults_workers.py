@@ -6,7 +6,9 @@ asked for, by the same signal that `kill -9` sends.
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -117,7 +119,7 @@ class Faults:
 
 
 @contextmanager
-def faulty_cluster(folder: Path, *options: str, n_workers: int = 3, **more: str) -> Iterator[Faults]:
+def faulty_cluster(folder: Path, *options: str, n_workers: int = 3, **more: Any) -> Iterator[Faults]:
     faults = folder / "faults"
     faults.mkdir()
     variables = {"FAULTS": str(faults), "DASK_DISTRIBUTED__WORKER__PRELOAD": "tests.faulty_worker", **more}
@@ -144,7 +146,7 @@ def job(
     **more: Any,
 ) -> FitResult:
     """The job on a faulty cluster, begun with so many workers."""
-    cluster = {"scheduler": str(faults.cluster.file), "workers": n_workers}
+    cluster = {"scheduler": str(faults.cluster.file), "workers": n_workers, "workers_timeout": 90}
     sections = {"model": MODEL, "corpus": SIZE, "run": RUN, "cluster": cluster, **more}
     return fit(settings_of(corpus, model, **sections), observer)
 
@@ -333,3 +335,68 @@ def test_a_task_that_kills_every_worker_ends_the_job(tmp_path, corpus, strict, s
     assert len(strict.calls("die")) < 20
     strict.renew()
     assert job(strict, corpus, tmp_path / "m").run["status"] == "done"
+
+
+# So that a worker of which nothing is heard is given up soon; Dask's own are 30 s and 5 minutes.
+SOON = {
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "12s",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s",
+}
+
+
+@pytest.mark.parametrize("stage", ["visit"])
+def test_a_worker_hangs(tmp_path, corpus, undisturbed, stage):
+    """Catches a job that waits for ever for a worker that is there and does nothing, also in its last question."""
+    with faulty_cluster(tmp_path, "--no-nanny", **SOON) as faults:
+        faults.send(f"stop-{stage}-1")
+        started = time.monotonic()
+        result = job(faults, corpus, tmp_path / "m")
+        print(f"{stage}: {time.monotonic() - started:.0f} s")
+        assert faults.waiting() == []
+        assert results_of(result) == undisturbed
+        assert result.run["workers_lost"] == 1
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """A network namespace, whose only way out is a pair of devices; the end in it is called as it is itself."""
+    if shutil.which("ip") is None and "CI" not in os.environ:
+        pytest.skip("no `ip` here: install iproute2")
+    if os.geteuid() != 0 and "CI" not in os.environ:
+        pytest.skip("only root can make network namespaces")
+    name = f"nmf{os.getpid()}"
+    commands = [
+        f"netns add {name}",
+        f"link add {name}h type veth peer name {name} netns {name}",
+        f"address add {OUTSIDE}/30 dev {name}h",
+        f"link set {name}h up",
+        f"-n {name} address add {INSIDE}/30 dev {name}",
+        f"-n {name} link set {name} up",
+        f"-n {name} link set lo up",
+    ]
+    try:
+        for command in commands:
+            subprocess.run(["ip", *command.split()], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+OUTSIDE, INSIDE = "198.18.77.1", "198.18.77.2"  # of the block that is kept for tests of networks
+
+
+@pytest.mark.parametrize("stage", ["count", "visit"])
+def test_a_worker_is_cut_off(tmp_path, corpus, undisturbed, namespace, stage):
+    """Catches results that are waited for from a worker whose network is gone, and whose process goes on."""
+    with faulty_cluster(tmp_path, "--no-nanny", n_workers=0, host=OUTSIDE, **SOON) as faults:
+        faults.cluster.fill(2)
+        within = ["ip", "netns", "exec", namespace]
+        faults.cluster.add(host=INSIDE, within=within, FAULTS_DEVICE=namespace)
+        faults.send(f"cut-{stage}-1")
+        started = time.monotonic()
+        result = job(faults, corpus, tmp_path / "m")
+        print(f"{stage}: {time.monotonic() - started:.0f} s")
+        assert faults.waiting() == []
+        assert results_of(result) == undisturbed
+        assert result.run["workers_lost"] == 1
