@@ -33,6 +33,7 @@ SHRINK_MILLISECONDS = 100
 HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
+ASK_SECONDS = 10  # for an answer of all workers that the job can do without: one of them may hang
 
 
 @dataclass
@@ -96,9 +97,10 @@ class Cluster:
         return len(self._lost)
 
     def peak_memory(self) -> dict[str, int]:
-        """Peaks of resident bytes: of this process, and of the largest worker that is alive (0: none answers)."""
+        """Peaks of resident bytes: of this process, and of the largest worker (0: not all of them answer)."""
         try:
-            largest = max(self.client.run(peak_rss).values(), default=0)
+            asked = self.client.sync(self.client.run, peak_rss, callback_timeout=ASK_SECONDS)
+            largest = max(asked.values(), default=0)
         except (OSError, TimeoutError, ValueError):
             largest = 0
         return {"driver": peak_rss(), "largest_worker": largest}
@@ -114,6 +116,9 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     quiet = {
         "distributed.admin.tick.limit": "20s",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        # After that a cluster of the job's own ends the nanny of a worker that is not back, for good: one that dies
+        # twice within 15 s, or is slow to start, would be nobody's.
+        "distributed.deploy.lost-worker-timeout": "365 days",
     }
     worker_log = logging.getLogger("distributed.worker")
     worker_log.addFilter(_is_news)

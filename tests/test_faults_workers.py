@@ -4,6 +4,7 @@ Workers load `tests.faulty_worker`: it writes down what they run, and has a work
 asked for, by the same signal that `kill -9` sends.
 """
 
+import json
 import os
 import re
 import shutil
@@ -20,12 +21,12 @@ from typing import Any
 import pytest
 from distributed import Client, default_client
 
-from nmf_dask import fit
+from nmf_dask import fit, schedule
 from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline import FitResult, fitting
 from tests.dask_processes import DaskProcesses, dask_processes
-from tests.small_corpora import files_of, generated_texts, settings_of, write_corpus
+from tests.small_corpora import files_of, generated_texts, run_command, settings_of, write_corpus
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +35,20 @@ MODEL = {"beta_loss": "kullback-leibler", "max_iter": 12, "tol": 0.0}
 SIZE = {"partition_bytes": 6000}
 RUN = {"checkpoint_every": 4}
 N_STRIPS = 8
+# A worker that imports this dies of every document that holds a certain word.
+DEADLY = """
+import os
+import nmf_dask.pipeline.stages as stages
+
+count = stages.count_texts
+
+def deadly(texts, settings):
+    if any("deadly" in (text or "") for text in texts.to_pylist()):
+        os._exit(1)
+    return count(texts, settings)
+
+stages.count_texts = deadly
+"""
 # By the calls that `tests.faulty_worker` knows: init is sample and start; update is what comes between two passes.
 STAGES = ("count", "select", "weigh", "sample", "visit", "update", "write")
 MORE_STAGES = ("start", "save", "load")
@@ -244,6 +259,41 @@ def test_the_worker_that_holds_H_dies(tmp_path, corpus, undisturbed, faults, mon
     assert len(faults.calls("sample")) == 1
 
 
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips as they are: workers of the job's own do not load `tests.faulty_worker`."""
+    monkeypatch.setattr(fitting, "strip_count", schedule.strip_count)
+
+
+@pytest.mark.usefixtures("own")
+def test_own_workers_die_at_every_stage(tmp_path, corpus):
+    """Catches a cluster of the job's own whose nannies are not let do their work."""
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        killed.append(min(processes_of_workers().values()))
+        kill(killed[-1])
+
+    quiet = fit(settings_of(corpus, tmp_path / "a", model=MODEL, corpus=SIZE, run=RUN))
+    observer = AtMoments(count_2=kill_one, weigh_2=kill_one, fit_2=kill_one, fit_7=kill_one)
+    settings = settings_of(corpus, tmp_path / "b", model=MODEL, corpus=SIZE, run=RUN, cluster={"workers": 2})
+    result = fit(settings, observer)
+    assert len(killed) == 4
+    assert results_of(result) == results_of(quiet)
+    assert result.run["workers_lost"] == 4
+
+
+@pytest.mark.usefixtures("own")
+def test_a_worker_dies_under_a_fit_of_one_task(tmp_path, corpus, monkeypatch):
+    """Catches a small fit, whose W and H are one result of one worker, that is lost with it."""
+    monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 2**28)
+    quiet = fit(settings_of(corpus, tmp_path / "a", model=MODEL, corpus=SIZE, run=RUN))
+    settings = settings_of(corpus, tmp_path / "b", model=MODEL, corpus=SIZE, run=RUN, cluster={"workers": 1})
+    result = fit(settings, AtMoments(fit=lambda: kill(*processes_of_workers().values())))
+    assert results_of(result) == results_of(quiet)
+    assert result.run["workers_lost"] == 1
+
+
 def test_workers_die_all_the_time(tmp_path, corpus, undisturbed, faults):
     """Catches an innocent task that ends the job, work that starves, and deaths that are counted twice or not."""
     faults.renew(slow=0.06)
@@ -337,6 +387,32 @@ def test_a_task_that_kills_every_worker_ends_the_job(tmp_path, corpus, strict, s
     assert job(strict, corpus, tmp_path / "m").run["status"] == "done"
 
 
+def test_a_document_that_kills_every_worker_is_named(tmp_path):
+    """Catches an end of the command that names another partition, or none."""
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    texts = [*TEXTS[:50], "a deadly document", *TEXTS[50:100]]
+    bad = write_corpus(tmp_path / "c", texts, 2)
+    done = run_command(
+        "fit", "--input", bad, "--output", tmp_path / "m", "-k", 3, "--workers", 1,
+        DASK_DISTRIBUTED__WORKER__PRELOAD=str(tmp_path / "deadly.py"),
+        DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1",
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    message = next(line for line in done.stderr.splitlines() if line.startswith("nmf-dask: error: "))
+    for part in (
+        "error: partition 0 (",
+        "part-00000.parquet, row group 0",
+        " rows, ",
+        "MiB of text",
+        ": 6 workers died",
+        "memory",
+    ):
+        assert part in message
+    assert "Traceback" not in done.stderr
+    [run] = (tmp_path / "m").glob("runs/*/run.json")
+    assert json.loads(run.read_text())["workers_lost"] >= 6
+
+
 # So that a worker of which nothing is heard is given up soon; Dask's own are 30 s and 5 minutes.
 SOON = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",
@@ -356,6 +432,24 @@ def test_a_worker_hangs(tmp_path, corpus, undisturbed, stage):
         assert faults.waiting() == []
         assert results_of(result) == undisturbed
         assert result.run["workers_lost"] == 1
+
+
+def test_an_idle_worker_hangs_at_the_end(tmp_path, corpus, undisturbed):
+    """Catches a last question to all workers that holds up a job that is done until the scheduler gives one up."""
+    with faulty_cluster(tmp_path, "--no-nanny") as faults:
+        stopped: list[float] = []
+
+        def stop_one() -> None:
+            os.killpg(faults.cluster.workers[0].pid, signal.SIGSTOP)
+            stopped.append(time.monotonic())
+
+        result = job(faults, corpus, tmp_path / "m", AtMoments(write_12=stop_one))
+        took = time.monotonic() - stopped[0]
+        print(f"{took:.0f} s")
+        assert took < 100  # the scheduler's patience is 300 s
+        assert results_of(result) == undisturbed
+        assert result.run["workers_lost"] == 0
+        assert result.run["peak_memory"]["largest_worker"] == 0
 
 
 @pytest.fixture
