@@ -303,7 +303,7 @@ def test_workers_die_all_the_time(tmp_path, corpus, undisturbed, faults):
     def killing(client: Client) -> None:
         while not over.wait(2):
             there = sorted(client.scheduler_info(n_workers=-1)["workers"])
-            if there:
+            if len(there) > 1:  # where one is left at a time, and killed, nobody could finish anything
                 address = there[len(killed) % len(there)]
                 kill(faults.processes()[address])
                 killed.append(address)
@@ -324,7 +324,7 @@ def test_workers_die_all_the_time(tmp_path, corpus, undisturbed, faults):
         chaos[0].join()
     print(f"{len(killed)} workers were killed in {time.monotonic() - started:.0f} s")
     assert results_of(result) == undisturbed
-    assert result.run["workers_lost"] == len(killed) >= 4
+    assert result.run["workers_lost"] == len(killed) >= 3
     assert faults.counted().total() <= result.run["input"]["n_partitions"] + len(killed)
 
 
