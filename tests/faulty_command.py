@@ -2,8 +2,7 @@
 
     python -m tests.faulty_command one|many ARGUMENTS…
 
-The workers of such a job can be made to take their time (`SLOW`): while a certain file exists, each visit of a
-strip takes ten minutes.
+The pass after the fifth can be made to take long (`slow_pass`): each of its visits of a strip takes ten minutes.
 """
 
 import os
@@ -20,21 +19,25 @@ from nmf_dask.pipeline import fitting
 from tests.small_corpora import ROOT, environment
 
 STRIPS = 6
-KEPT = ("state.json", "H.arrow")
+FAST_PASSES = 5
+_FLAG = "TEST_SLOW_FLAG"  # names the file that makes visits slow where it exists
 # Preloaded by workers, in this process or their own.
 SLOW = """
 import os, time
 from nmf_dask.factorization import Visit
+from nmf_dask.pipeline import fitting
 
-visit = Visit.__call__
+fitting.TURN_SECONDS = 0.0
+visit, flag = Visit.__call__, {flag!r}
 
-def slow(*arguments):
-    if os.path.exists({flag!r}):
-        open({flag!r} + ".entered", "w").close()
+def slow(*arguments, visit=visit):
+    if os.path.exists(flag):
+        open(flag + ".entered", "w").close()
         time.sleep(600)
     return visit(*arguments)
 
-Visit.__call__ = slow
+if visit.__name__ != "slow":  # a process of many parts preloads it more than once
+    Visit.__call__ = slow
 """
 
 
@@ -49,21 +52,35 @@ def make_small(kind: str) -> None:
         fitting.strip_count = lambda sizes, beta_loss: STRIPS if sizes.n_rows > 500 else few(sizes, beta_loss)
 
 
+def make_slow(flag: Path, kind: type[fitting.Fitting]) -> None:
+    """Have the pass after the fifth of such a fitting be slow."""
+    advance = kind.advance
+
+    def advance_slowly(self: fitting.Fitting) -> None:
+        if len(self.state.rows) >= FAST_PASSES:
+            flag.touch()
+        advance(self)
+
+    kind.advance = advance_slowly
+
+
 def main() -> NoReturn:
     from nmf_dask.cli import run
 
-    kind = sys.argv.pop(1)
-    make_small(kind)
+    make_small(sys.argv.pop(1))
+    if _FLAG in os.environ:
+        make_slow(Path(os.environ[_FLAG]), fitting.OneTask)
+        make_slow(Path(os.environ[_FLAG]), fitting.ManyTasks)
     run()
 
 
 class Driver:
     """One run of the command, in a process group of its own."""
 
-    def __init__(self, kind: str, *arguments: Any, **variables: str) -> None:
+    def __init__(self, kind: str, *arguments: Any, stderr: int = subprocess.PIPE, **variables: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faulty_command", kind, *map(str, arguments)],
-            cwd=ROOT, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env=environment(**variables), stdout=subprocess.PIPE, stderr=stderr, text=True,
             start_new_session=True,
         )  # fmt: skip
 
@@ -108,11 +125,13 @@ class Driver:
         return False
 
 
-def slow_visits(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The file that makes visits slow where it exists, and the environment of workers that look for it."""
-    flag = folder / "slow"
-    (folder / "slow_visits.py").write_text(SLOW.format(flag=str(flag)))
-    return flag, {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(folder / "slow_visits.py")}
+def slow_pass(folder: Path) -> tuple[Callable[[], bool], dict[str, str]]:
+    """Whether the slow pass has begun, and the environment that makes it slow, of the driver and of workers."""
+    flag, preload = folder / "slow", folder / "slow_visits.py"
+    preload.write_text(SLOW.format(flag=str(flag)))
+    return Path(f"{flag}.entered").exists, {
+        _FLAG: str(flag), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(preload),
+    }  # fmt: skip
 
 
 def checkpoints(model: Path) -> list[str]:
