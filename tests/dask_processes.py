@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.small_corpora import environment
 
@@ -16,7 +17,14 @@ Process = subprocess.Popen
 class DaskProcesses:
     """A scheduler, and workers of one thread that come and go."""
 
-    def __init__(self, folder: Path, *worker_options: str, host: str = "127.0.0.1", **more: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *worker_options: str,
+        host: str = "127.0.0.1",
+        scheduler_options: Sequence[str] = (),
+        **more: str,
+    ) -> None:
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.worker_options = worker_options
@@ -24,7 +32,7 @@ class DaskProcesses:
         self.environment = environment(**more)
         self.workers: list[Process[bytes]] = []
         where = ["--host", host, "--port", "0", "--scheduler-file", str(self.file)]
-        self.scheduler = self._start("scheduler", *where, "--no-dashboard")
+        self.scheduler = self._start("scheduler", *where, "--no-dashboard", *scheduler_options)
 
     def _start(self, *command: str, within: Sequence[str] = (), **more: str) -> "Process[bytes]":
         with (self.folder / "cluster.log").open("a") as log:
@@ -59,9 +67,9 @@ class DaskProcesses:
 
 @contextmanager
 def dask_processes(
-    folder: Path, *worker_options: str, n_workers: int = 2, **more: str
+    folder: Path, *worker_options: str, n_workers: int = 2, **more: Any
 ) -> Iterator[DaskProcesses]:
-    """A cluster for the length of a `with`; `more` goes to the environment of its processes."""
+    """A cluster for the length of a `with`; `more` goes to `DaskProcesses`."""
     processes = DaskProcesses(folder, *worker_options, **more)
     try:
         processes.fill(n_workers)
@@ -72,7 +80,7 @@ def dask_processes(
 
 @contextmanager
 def dask_cluster(
-    folder: Path, *worker_options: str, n_workers: int = 2, **more: str
+    folder: Path, *worker_options: str, n_workers: int = 2, **more: Any
 ) -> Iterator[tuple[Path, list["Process[bytes]"]]]:
     """The same; gives the scheduler file, and the processes, the scheduler first."""
     with dask_processes(folder, *worker_options, n_workers=n_workers, **more) as processes:
