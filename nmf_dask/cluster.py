@@ -16,6 +16,7 @@ from typing import Any
 import dask
 import pyarrow as pa
 from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
+from distributed.client import ClosedClientError
 from threadpoolctl import threadpool_limits
 from tornado.ioloop import PeriodicCallback
 
@@ -84,7 +85,9 @@ class Cluster:
         """Hear of no worker any more."""
         if self._alarm is not None:
             self._alarm.cancel()
-        with suppress(OSError, ValueError):
+        with suppress(
+            OSError, ValueError, ClosedClientError
+        ):  # it is closed already where no worker came back
             self.client.unsubscribe_topic("all")
 
     def workers(self) -> dict[str, Any]:
