@@ -182,6 +182,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_cursor_stays(tmp_path, corpus
     again = time.monotonic()
     code = driver.process.wait(timeout=30)
     seconds = time.monotonic() - again
+    driver.process.communicate(timeout=30)
     said = terminal.close()
     assert code == 75, said
     assert seconds < 2
