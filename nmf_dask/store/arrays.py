@@ -59,7 +59,7 @@ def read_arrays(file: Folder) -> dict[str, NDArray[Any]]:
         raise
     except MissingFileError as error:
         raise StageDamaged(f"{file} is missing") from error
-    except (InputDataError, ValueError, KeyError, TypeError) as error:
+    except (InputDataError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
         raise StageDamaged(
             f"{file} is incomplete or not a staged file ({error.__cause__ or error})"
         ) from error
@@ -87,6 +87,8 @@ def _arrays_of(source: pa.NativeFile, where: str) -> dict[str, NDArray[Any]]:
 
 
 def _array(batch: pa.RecordBatch, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    if dtype not in DTYPES:
+        raise ValueError(f"an array of {dtype}")
     content = batch.column(0).buffers()[1]
     if batch.num_rows == 0:
         empty = np.empty(shape, dtype)

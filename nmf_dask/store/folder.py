@@ -300,7 +300,7 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     """The object that JSON holds; InputDataError that names `where` for anything else."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # lists in lists without end: nobody of ours wrote that
         raise InputDataError(f"{where} is not JSON ({error}): damaged, or half written") from error
     if not isinstance(value, dict):
         raise InputDataError(f"{where} holds {type(value).__name__}, not an object")
