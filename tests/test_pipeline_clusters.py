@@ -11,6 +11,7 @@ from nmf_dask import fit
 from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline import fitting
+from nmf_dask.residence import rss
 from tests.corpora import corpus_folder
 from tests.dask_processes import dask_cluster
 from tests.small_corpora import (
@@ -123,29 +124,36 @@ def test_many_tasks_on_real_corpora(tmp_path, monkeypatch, name):
     assert many.run["reconstruction_err"] <= one.run["reconstruction_err"] * (1 + 1e-3)
 
 
-class Counting(Observer):
-    """Counts the tasks that the scheduler knows after each pass."""
+class Bookkeeping(Observer):
+    """After each pass: the tasks that the scheduler knows, and the resident bytes of driver and workers."""
 
     def __init__(self) -> None:
-        self.tasks: list[int] = []
+        self.rows: list[tuple[int, int, int]] = []
 
     def passed(self, row):
         from distributed import default_client
 
-        scheduler = default_client().cluster.scheduler
-        self.tasks.append(len(scheduler.tasks))
+        client = default_client()
+        workers = max(client.run(rss).values()) if row.iteration % 10 == 0 else 0
+        self.rows.append((len(client.cluster.scheduler.tasks), rss(), workers))
 
 
-def test_lineage_does_not_grow(tmp_path, corpus, monkeypatch):
+@pytest.mark.slow
+def test_bookkeeping_does_not_grow(tmp_path, corpus, monkeypatch):
+    """200 passes of 64 strips: lineage that is not cut, or handles that are kept, would show in each of the three."""
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-    monkeypatch.setattr(fitting, "strip_count", lambda sizes, beta_loss: 8, raising=True)
-    counting = Counting()
-    model = {"max_iter": 60, "tol": 0.0, "beta_loss": "kullback-leibler"}
-    result = fit(settings_of(corpus, tmp_path / "m", model=model), counting)
-    assert result.run["n_iter"] == len(counting.tasks) == 60
-    assert max(counting.tasks[30:]) <= max(counting.tasks[:30])
-    assert max(counting.tasks) < 300
-    print(f"{max(counting.tasks)} tasks at most")
+    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+    monkeypatch.setattr(fitting, "strip_count", lambda sizes, beta_loss: 64)
+    told = Bookkeeping()
+    model = {"max_iter": 200, "tol": 0.0, "beta_loss": "kullback-leibler"}
+    result = fit(settings_of(corpus, tmp_path / "m", model=model, cluster={"workers": 2}), told)
+    assert result.run["n_iter"] == len(told.rows) == 200
+    tasks, driver, workers = (list(column) for column in zip(*told.rows, strict=True))
+    assert max(tasks[100:]) <= max(tasks[20:100])
+    assert max(tasks) < 64 * 4 * 6  # of the passes since the last checkpoint, and of the one under way
+    assert max(workers[150:]) - max(workers[40:60]) < 10 * 2**20
+    # The scheduler is in this process, and keeps a history of its own: 75 KB a pass of 64 strips.
+    assert max(driver[150:]) - max(driver[40:60]) < 40 * 2**20
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, corpus, monkeypatch):
