@@ -106,13 +106,15 @@ class Tasks(ABC):
     def completed(self, handles: Sequence[Any]) -> Iterator[int]:
         """Positions of handles as they complete, in any order; to fetch one raises what its call raised."""
 
-    @abstractmethod
     def beside(self, calls: Sequence[tuple[Any, ...]], seconds: float) -> None:
         """Do calls (function, arguments…, handle) where the results of the handles lie, within some seconds.
 
         For a job that is being stopped: they run beside the tasks that hold every thread, however long those take.
-        Raises RetryableError where a result is not there, or the time is up.
+        Raises RetryableError where a result is not there, or the time is up. Whoever runs tasks in this process fetches
+        the results.
         """
+        for function, *arguments, handle in calls:
+            function(*arguments, self.fetch(handle))
 
     def call(self, label: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Start one call."""
@@ -148,7 +150,3 @@ class SerialTasks(Tasks):
 
     def completed(self, handles: Sequence[Any]) -> Iterator[int]:
         return iter(range(len(handles)))
-
-    def beside(self, calls: Sequence[tuple[Any, ...]], seconds: float) -> None:
-        for function, *arguments in calls:
-            function(*arguments)
