@@ -85,6 +85,11 @@ def h_bytes(run: str | Path) -> bytes:
     return b"".join(matrix_of(part).tobytes() for part in sorted((Path(run) / "H").iterdir()))
 
 
+def wh_bytes(run: str | Path) -> bytes:
+    """The weights of H and of W, as they lie in the files."""
+    return h_bytes(run) + b"".join(matrix_of(part).tobytes() for part in sorted((Path(run) / "W").iterdir()))
+
+
 def matrix_of(file: Path) -> np.ndarray:
     table = pq.read_table(file)
     return weights_of(table, table.schema.field("weights").type.list_size)

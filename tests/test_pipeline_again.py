@@ -19,9 +19,9 @@ from tests.small_corpora import (
     environment,
     files_of,
     generated_texts,
-    h_bytes,
     run_command,
     settings_of,
+    wh_bytes,
     write_corpus,
 )
 
@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory, corpus):
     """H's weights where nothing happened, by path: one task, and many."""
     found = {}
     for size in (5000, 5001):  # see faulty_job: odd is many
-        found[size] = h_bytes(finished(tmp_path_factory.mktemp("undisturbed"), corpus, size).uri)
+        found[size] = wh_bytes(finished(tmp_path_factory.mktemp("undisturbed"), corpus, size).uri)
     return found
 
 
@@ -146,7 +146,7 @@ def test_a_killed_driver_goes_on_to_the_same_bytes(tmp_path, corpus, undisturbed
     again = finished(tmp_path, corpus, size)
     assert again.run["resumed_from"] == resumed_from
     assert again.resumed == (resumed_from is not None)
-    assert h_bytes(again.uri) == undisturbed[size]
+    assert wh_bytes(again.uri) == undisturbed[size]
     assert not Path(again.uri, "_work").exists()
     assert not (tmp_path / "m" / "LOCK").exists()
 
@@ -156,7 +156,7 @@ def test_resume_never_begins_anew(tmp_path, corpus, undisturbed):
     result = fit(job(tmp_path, corpus, run={"resume": "never"}))
     assert result.run["resumed_from"] is None
     assert not result.resumed
-    assert h_bytes(result.uri) == undisturbed[5000]
+    assert wh_bytes(result.uri) == undisturbed[5000]
 
 
 @pytest.mark.parametrize("size", [5000, 5001])
@@ -170,7 +170,7 @@ def test_a_terminated_job_leaves_a_checkpoint_and_exit_75(tmp_path, corpus, undi
     assert "SIGTERM" in told["error"]
     again = finished(tmp_path, corpus, size)
     assert again.run["resumed_from"] == "pass-00005"
-    assert h_bytes(again.uri) == undisturbed[size]
+    assert wh_bytes(again.uri) == undisturbed[size]
 
 
 def damage(file: Path) -> None:
@@ -198,7 +198,7 @@ def test_damaged_work_is_made_again(tmp_path, corpus, undisturbed, moment, victi
     damage(file)
     again = finished(tmp_path, corpus, 5000)
     assert again.run["resumed_from"] == resumed_from
-    assert h_bytes(again.uri) == undisturbed[5000]
+    assert wh_bytes(again.uri) == undisturbed[5000]
 
 
 def test_deleted_counts_and_blocks_are_made_again(tmp_path, corpus, undisturbed):
@@ -208,4 +208,4 @@ def test_deleted_counts_and_blocks_are_made_again(tmp_path, corpus, undisturbed)
         file.unlink()
     result = fit(job(tmp_path, corpus))
     assert result.run["resumed_from"] == "select"
-    assert h_bytes(result.uri) == undisturbed[5000]
+    assert wh_bytes(result.uri) == undisturbed[5000]

@@ -1,4 +1,4 @@
-"""One partitioning, one result: the same bytes of H wherever a job runs, and on whichever path it is fitted."""
+"""One partitioning, one result: the same bytes of W and H wherever a job runs, and on whichever path it is fitted."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from tests.small_corpora import (
     assert_written_loss,
     files_of,
     generated_texts,
-    h_bytes,
     run_command,
     settings_of,
+    wh_bytes,
     write_corpus,
 )
 
@@ -43,7 +43,7 @@ class Heard(Observer):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, corpus):
-    """H's weights of the job in this process, of both paths."""
+    """W and H of the job in this process, of both paths."""
     folder = tmp_path_factory.mktemp("expected")
     one = fit(settings_of(corpus, folder / "one", corpus=SMALL))
     with pytest.MonkeyPatch.context() as patch:
@@ -51,22 +51,22 @@ def expected(tmp_path_factory, corpus):
         patch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
         many = fit(settings_of(corpus, folder / "many", corpus=SMALL))
     assert one.run["input"]["n_partitions"] >= 6
-    return h_bytes(one.uri), h_bytes(many.uri)
+    return wh_bytes(one.uri), wh_bytes(many.uri)
 
 
 @pytest.mark.parametrize(
-    "cluster", [{"threads_per_worker": 1}, {"threads_per_worker": 4}, {"workers": 2}], ids=str
+    "cluster", [{"threads_per_worker": 1}, {"threads_per_worker": 4}, {"workers": 2}, {"workers": 3}], ids=str
 )
 def test_own_clusters_write_the_same_bytes(tmp_path, corpus, expected, monkeypatch, cluster):
     heard = Heard()
     one = fit(settings_of(corpus, tmp_path / "one", corpus=SMALL, cluster=cluster), heard)
-    assert h_bytes(one.uri) == expected[0]
+    assert wh_bytes(one.uri) == expected[0]
     workers = cluster.get("workers", 1)
     assert heard.where == (workers, cluster.get("threads_per_worker", max(1, _cores() // workers)) * workers)
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
     monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
     many = fit(settings_of(corpus, tmp_path / "many", corpus=SMALL, cluster=cluster))
-    assert h_bytes(many.uri) == expected[1]
+    assert wh_bytes(many.uri) == expected[1]
 
 
 def _cores() -> int:
@@ -90,7 +90,7 @@ def test_a_running_cluster_by_address_and_by_file(tmp_path, corpus, expected):
         assert heard.where is not None
         log = (tmp_path / "cluster.log").read_text()
     [run] = (tmp_path / "file" / "runs").iterdir()
-    assert h_bytes(run) == h_bytes(by_address.uri) == expected[0]
+    assert wh_bytes(run) == wh_bytes(by_address.uri) == expected[0]
     for text in (by_file.stderr, log):
         assert "Traceback" not in text
         assert "aligned" not in text

@@ -104,10 +104,15 @@ def _gone(group: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_killed_scheduler_is_told_and_the_job_goes_on_elsewhere(tmp_path, larger):
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [("runs/*/_work/counts/terms-*", ""), (CHECKPOINT, "going on from checkpoint pass-")],
+    ids=["count", "fit"],
+)
+def test_a_killed_scheduler_is_told_and_the_job_goes_on_elsewhere(tmp_path, larger, moment, said):
     with dask_cluster(tmp_path) as (file, processes):
-        process = started(larger, tmp_path / "m", "--scheduler", file)
-        wait_for(CHECKPOINT, tmp_path / "m", process)
+        process = started(larger, tmp_path / "m", "--scheduler", file, "--set", "corpus.partition_bytes=8000")
+        wait_for(moment, tmp_path / "m", process)
         begun = time.monotonic()
         processes[0].kill()
         _, log = process.communicate(timeout=100)
@@ -117,13 +122,14 @@ def test_a_killed_scheduler_is_told_and_the_job_goes_on_elsewhere(tmp_path, larg
     assert "Traceback" not in log
     [told] = (tmp_path / "m").glob("runs/*/run.json")
     assert json.loads(told.read_text())["status"] == "failed"
-    again = started(larger, tmp_path / "m")
+    again = started(larger, tmp_path / "m", "--set", "corpus.partition_bytes=8000")
     try:
-        _, log = again.communicate(timeout=4)
+        _, log = again.communicate(timeout=6)
     except subprocess.TimeoutExpired:
         again.terminate()
         _, log = again.communicate(timeout=60)
-    assert "going on from checkpoint pass-" in log
+    assert "Traceback" not in log
+    assert said in log
 
 
 def test_partial_runs_are_never_read(tmp_path, corpus):
