@@ -73,7 +73,7 @@ def test_a_matrix_of_ten_times_the_memory(tmp_path: Path) -> None:
         "-k", 10, "--max-features", 5000, "--ngram-range", "2,3", "--max-iter", 3, "--tol", 0, "--max-df", "1.0",
         "--threads-per-worker", 1, "--set", "vectorizer.analyzer=char", "--set", "corpus.partition_bytes=1MiB",
     )  # fmt: skip
-    large = write_long(tmp_path / "large", 300_000, 400, 15)
+    large = write_long(tmp_path / "large", 225_000, 400, 15)
     told = fitted(large, tmp_path / "a", *settings, "--memory-limit", LIMIT)
     assert told["nnz"] * 8 >= 10 * LIMIT
     assert told["peak_memory"]["largest_worker"] <= LIMIT
