@@ -197,6 +197,8 @@ def test_a_driver_killed_three_times_in_a_row_gets_there(
     reached = []
     for _ in range(3):
         job.killed_after(seconds * rng.uniform(0.3, 0.7))
+        if list(Path(job.model).glob("runs/*/_SUCCESS")):
+            break  # an attempt that went on from a checkpoint was done before its kill
         reached.append((checkpoints(job.model) or [""])[-1])
     assert reached == sorted(reached)
     job.ends_as(factors)
