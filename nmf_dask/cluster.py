@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from tornado.ioloop import PeriodicCallback
 
 import nmf_dask
-from nmf_dask.config import ClusterSettings, machine_bytes, parse_bytes
+from nmf_dask.config import ClusterSettings, parse_bytes
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.residence import peak_rss, shrink
@@ -85,9 +85,8 @@ class Cluster:
         """Hear of no worker any more."""
         if self._alarm is not None:
             self._alarm.cancel()
-        with suppress(
-            OSError, ValueError, ClosedClientError
-        ):  # it is closed already where no worker came back
+        # It is closed already where no worker came back.
+        with suppress(OSError, ValueError, ClosedClientError):
             self.client.unsubscribe_topic("all")
 
     def workers(self) -> dict[str, Any]:
@@ -149,11 +148,7 @@ def _memory(settings: ClusterSettings) -> dict[str, Any]:
     is that large where little was given, and a worker that is paused for good waits for ever. Its nanny ends one that
     goes beyond the limit.
     """
-    limit = (
-        parse_bytes(settings.memory_limit)
-        if settings.memory_limit
-        else machine_bytes() // (settings.workers or 1)
-    )
+    limit = settings.worker_bytes()
     held = HELD_SHARE_OF_MUCH if limit >= MUCH else HELD_SHARE
     fractions = {
         "target": held * beyond_itself(limit) / limit,

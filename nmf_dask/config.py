@@ -318,6 +318,10 @@ class ClusterSettings(Section):
         workers = self.workers or 1
         return workers, self.threads_per_worker or max(1, cores // workers)
 
+    def worker_bytes(self) -> int:
+        """Memory that a worker of a cluster of its own may use."""
+        return parse_bytes(self.memory_limit) if self.memory_limit else machine_bytes() // (self.workers or 1)
+
     @model_validator(mode="after")
     def _shapes_only_its_own_cluster(self) -> ClusterSettings:
         # A running cluster has its shape already: to take the key and ignore it would be a false promise.

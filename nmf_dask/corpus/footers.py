@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import os
 import re
 import stat
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nmf_dask.corpus.locations import Location, explain
+from nmf_dask.corpus.pages import Seekable
 from nmf_dask.errors import InputDataError
 
 MAGIC = b"PAR1"
@@ -203,25 +203,12 @@ def _undecodable(footer: Footer, row_groups: range, column: str | None = None) -
     return ""
 
 
-class _Nothing(io.RawIOBase):
+class _Nothing(Seekable):
     """A file so large that every place is in it, of which nothing can be read."""
 
     def __init__(self) -> None:
-        self._size, self._place = 2**62, 0
+        super().__init__(2**62)
         self.was_read = False
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
 
     def read(self, n_bytes: int = -1) -> bytes:
         self.was_read = True

@@ -57,12 +57,11 @@ def pages_before(source: pa.NativeFile, chunk: pq.ColumnChunkMetaData, row: int,
     return Gap(first, place, end, n_rows)
 
 
-class WithoutPages(io.RawIOBase):
-    """The file as if a column chunk ended early: the gap is missing, and nothing follows the chunk."""
+class Seekable(io.RawIOBase):
+    """A file to read from that has a size and places; what is there says its `read`."""
 
-    def __init__(self, source: pa.NativeFile, gap: Gap) -> None:
-        self._source, self._gap, self._place = source, gap, 0
-        self._size = source.size()
+    def __init__(self, size: int) -> None:
+        self._size, self._place = size, 0
 
     def readable(self) -> bool:
         """Whether it can be read."""
@@ -80,6 +79,14 @@ class WithoutPages(io.RawIOBase):
         """Go to a place."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         return self._place
+
+
+class WithoutPages(Seekable):
+    """The file as if a column chunk ended early: the gap is missing, and nothing follows the chunk."""
+
+    def __init__(self, source: pa.NativeFile, gap: Gap) -> None:
+        super().__init__(source.size())
+        self._source, self._gap = source, gap
 
     def read(self, n_bytes: int = -1) -> bytes:
         """Up to so many bytes; none once the chunk is over, which Arrow takes for the end of its pages."""

@@ -146,7 +146,7 @@ class Job:
         except BaseException as error:
             self._failed(error)
             raise
-        self.run.write_run(self.account.report("done"))
+        self.digests["run.json"] = self.run.write_run(self.account.report("done"))
         self.run.commit(len(self.corpus.partitions), self.digests)
         if self.settings.run.scratch:
             self.stage.folder.delete()
@@ -360,7 +360,7 @@ class Job:
                 H = (H / scale[:, np.newaxis]).astype(np.float32)
             written = self._write_W(tasks, fitting, scale)
             self._write_H(vocabulary, H)
-            self.run.convergence.write_parquet(convergence_table(fitting.state.rows))
+            self._write(self.run.convergence, convergence_table(fitting.state.rows))
         self.account.tell_topics(H.sum(axis=1, dtype=np.float64), written)
 
     def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
@@ -385,9 +385,11 @@ class Job:
         table: pa.Table = h_table(vocabulary, H)
         rows = max(1, H_PART_BYTES // (4 * len(H)))
         for index, low in enumerate(range(0, table.num_rows, rows)):
-            file = self.run.h_part(index)
-            self.digests[self.run.name_of(file)] = file.write_parquet(table.slice(low, rows))
-        self.run.topics.write_parquet(topics_table(vocabulary, H, self.settings.output.n_top_terms))
+            self._write(self.run.h_part(index), table.slice(low, rows))
+        self._write(self.run.topics, topics_table(vocabulary, H, self.settings.output.n_top_terms))
+
+    def _write(self, file: Folder, table: pa.Table) -> None:
+        self.digests[self.run.name_of(file)] = file.write_parquet(table)
 
 
 def _check_enough(n_features: int, n_components: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from nmf_dask.blocks import FAN_IN, Sizes
-from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, machine_bytes, parse_bytes, redact
+from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, redact
 from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
@@ -241,7 +241,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
     """The plan for a corpus that is open."""
     folder = ModelFolder(settings.output.output or "")
     name = run_id(settings, corpus.fingerprint)
-    workers, threads, limit = _resources(settings)
+    workers, threads = settings.cluster.shape()
     scratch = settings.run.scratch
     largest = max(partition.text_bytes for partition in corpus.partitions)
     expected = expected_memory(
@@ -265,7 +265,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         n_features=amounts(corpus.text_bytes, settings.vectorizer).features,
         workers=workers,
         threads_per_worker=threads,
-        memory_limit=limit,
+        memory_limit=settings.cluster.worker_bytes(),
         expected_driver=expected.driver,
         expected_worker=expected.worker,
         staging=redact((Folder(scratch) / name if scratch else folder.run(name).work).uri),
@@ -283,12 +283,3 @@ def check_memory(planned: Plan) -> None:
             "--memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
             f"({_size(planned.largest_partition)} in the largest partition), --max-features or -k"
         )
-
-
-def _resources(settings: Settings) -> tuple[int, int, int]:
-    """Workers, threads of each, and bytes that each may use."""
-    cluster = settings.cluster
-    workers, threads = cluster.shape()
-    if cluster.memory_limit is not None:
-        return workers, threads, parse_bytes(cluster.memory_limit)
-    return workers, threads, machine_bytes() // workers

@@ -162,8 +162,7 @@ class RunFolder:
             self._check_whole(n_w_parts)
             check_not_taken(self.model.lock_file)
             unfinished.write_bytes(b"")
-            self._write_manifest(digests or {})
-            self._sync()
+            self._seal(digests or {})
             (self.folder / "_SUCCESS").write_bytes(b"")
         if not unfinished.exists():
             return
@@ -181,20 +180,16 @@ class RunFolder:
         if n_w_parts is not None and found != n_w_parts:
             raise InputDataError(f"{self.folder / 'W'} holds {found} parts where {n_w_parts} are due")
 
-    def _results(self) -> list[Folder]:
-        files = [self.folder / "run.json", self.topics, self.convergence]
-        return [*(file for file in files if file.exists()), *self.h_parts(), *self.w_parts()]
-
-    def _write_manifest(self, digests: Mapping[str, Digest]) -> None:
-        files = {self.name_of(file): file for file in self._results()}
+    def _seal(self, digests: Mapping[str, Digest]) -> None:
+        """Write the manifest, and have the disk itself hold the results before `_SUCCESS` says so."""
+        single = [file for file in (self.folder / "run.json", self.topics, self.convergence) if file.exists()]
+        results = [*single, *self.h_parts(), *self.w_parts()]
+        files = {self.name_of(file): file for file in results}
         known = {name: digests.get(name) or Digest.of(file.read_bytes()) for name, file in files.items()}
         Manifest(self.folder, known).write()
-
-    def _sync(self) -> None:
-        """Have the disk itself hold the results before `_SUCCESS` says so; stores do that on their own."""
         if not self.folder.is_local:
-            return
-        for file in (*self._results(), self.folder / "manifest.json"):
+            return  # stores do that on their own
+        for file in (*results, self.folder / "manifest.json"):
             descriptor = os.open(file.path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
