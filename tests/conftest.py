@@ -6,10 +6,32 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
+
+
+@pytest.fixture
+def empty_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], pafs.FileSystem]:
+    """Makes a bucket of that name, or empties it; this process and those it starts reach it by their environment."""
+    for key, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "testing-key",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+
+    def made(name: str) -> pafs.FileSystem:
+        store, _ = pafs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
+        store.create_dir(name)
+        store.delete_dir_contents(name, missing_dir_ok=True)
+        return store
+
+    return made
 
 
 @pytest.fixture(scope="session")

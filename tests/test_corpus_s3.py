@@ -1,7 +1,7 @@
 """A corpus in an object store: a real S3 protocol, spoken by moto on this machine."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,20 +15,10 @@ from tests.parquet_files import names_of, opened, texts_of
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(empty_bucket: Callable[[str], fs.FileSystem]) -> Iterator[str]:
     """A bucket of three files and some that are not the corpus's."""
-    for key, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(key, value)
     connect.cache_clear()
-    store, _ = fs.FileSystem.from_uri("s3://corpus?allow_bucket_creation=true")
-    store.create_dir("corpus")
-    store.delete_dir_contents("corpus", missing_dir_ok=True)
+    store = empty_bucket("corpus")
     for key in ("in/a 100%[1].parquet", "in/sub/b.parquet", "in/sub/c.parquet", "in/_old/d.parquet"):
         table = pa.table({"doc_id": [f"{key}/{row}" for row in range(3)], "text": [key] * 3})
         pq.write_table(table, f"corpus/{key}", filesystem=store, row_group_size=2)

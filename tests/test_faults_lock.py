@@ -5,7 +5,7 @@ import random
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -54,20 +54,10 @@ LOCKED = r"75 .* is locked by process \d+ on \S+ since \d{4}-\d\d-\d\dT\S+, last
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(empty_bucket: Callable[[str], fs.FileSystem]) -> Iterator[str]:
     """Address of a bucket that is empty; processes that are started find the server by their environment."""
-    for key, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "testing-key",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(key, value)
     _file_system.cache_clear()
-    store, _ = fs.FileSystem.from_uri("s3://fights?allow_bucket_creation=true")
-    store.create_dir("fights")
-    store.delete_dir_contents("fights", missing_dir_ok=True)
+    empty_bucket("fights")
     yield "s3://fights"
     _file_system.cache_clear()
 

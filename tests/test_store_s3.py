@@ -4,7 +4,7 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -19,21 +19,11 @@ from tests.small_models import FIRST, SECOND, first_and_second, started, write_r
 
 
 @pytest.fixture
-def uri(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def uri(empty_bucket: Callable[[str], fs.FileSystem], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a model folder, not there yet, in a bucket that is."""
-    for key, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "testing-key",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(key, value)
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
     _file_system.cache_clear()
-    store, _ = fs.FileSystem.from_uri("s3://models?allow_bucket_creation=true")
-    store.create_dir("models")
-    store.delete_dir_contents("models", missing_dir_ok=True)
+    empty_bucket("models")
     yield "s3://models/deep/model"
     _file_system.cache_clear()
 
