@@ -24,8 +24,9 @@ TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
 MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take
 NAMED_BYTES = 64  # a bucket of the merged table, with its name
-# Of an H as wide as the start's basis: the basis, its products, both once more side by side.
-START_COPIES = 24
+# Of an H as wide as the start's basis: the basis, its products, both once more side by side, and what the
+# allocator keeps of earlier stages beneath them (26 copies seen).
+START_COPIES = 32
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
 
 
