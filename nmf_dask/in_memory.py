@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FoldIn
-from nmf_dask.initialization import Total, pad_H, start
+from nmf_dask.initialization import Total, pad_H
 from nmf_dask.kernels.matrices import Csr, from_scipy, frozen, zeros
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import objective_of, strip_count
@@ -57,13 +58,13 @@ def factorize(
     sizes = Sizes(n, m, len(csr.data), model.n_components)
     strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
     total = float(csr.data.sum(dtype=np.float64))
-    fit = Fit.of(sizes, model, scale=total / max(csr.nnz, 1))
+    scale = total / max(csr.nnz, 1)
     with LocalBlocks.of([csr], sizes, strips, threads) as blocks:
         if W is None or H is None:
-            HT = start(blocks, model.init, model.random_state, total / max(n * m, 1))
+            fit, state = fit_of(sizes, model, scale), begin(blocks, model, total)
         else:
-            HT = _custom_start(blocks, W, H)
-        state = fit.begin(HT)
+            fit = Fit.of(sizes, model, scale)
+            state = fit.begin(_custom_start(blocks, W, H))
         while state.stop_reason is None:
             state = fit.advance(blocks, state)
         state = fit.finished(blocks, state)

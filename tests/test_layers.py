@@ -23,7 +23,8 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"cluster": {"distributed"}, "distributed": set()},
     {"model": {"store"}, "evaluation": {"model"}, "staging": {"store"}, "store": set()},
     {
-        "in_memory": {"factorization", "schedule"},
+        "in_memory": {"beginning", "factorization", "schedule"},
+        "beginning": {"factorization", "schedule"},
         "factorization": {"schedule"},
         "schedule": set(),
         "vocabulary": set(),

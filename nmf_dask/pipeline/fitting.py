@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
@@ -63,7 +64,7 @@ class Problem:
     @property
     def fit(self) -> Fit:
         """The fit that the settings ask for."""
-        return Fit.of(self.sizes, self.model, scale=self.total / max(self.sizes.nnz, 1))
+        return fit_of(self.sizes, self.model, scale=self.total / max(self.sizes.nnz, 1))
 
     def local(self, threads: int, W: list[Weights] | None = None) -> LocalBlocks:
         """The blocks in the process that asks, read as they are visited; W is copied."""
@@ -243,8 +244,7 @@ class OneTask(Fitting):
 def begin_held(problem: Problem, threads: int) -> Held:
     """A task: the start of W and H."""
     with problem.local(threads) as blocks:
-        HT = start(blocks, problem.model.init, problem.model.random_state, problem.mean)
-    return Held(blocks.W, problem.fit.begin(HT))
+        return Held(blocks.W, begin(blocks, problem.model, problem.total))
 
 
 def advance_held(problem: Problem, before: Held, threads: int) -> Held:

@@ -12,7 +12,7 @@ from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
-from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, strip_count
+from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
 from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
@@ -86,6 +86,7 @@ def expected_memory(
     """
     found = amounts(text_bytes, vectorizer)
     sizes = Sizes(n_rows, found.features, found.nonzeros, model.n_components)
+    sizes = sizes._replace(n_components=first_components(model, sizes))
     H = sizes.n_features * sizes.kp * 4
     merging = threads * min(MERGE_BYTES, table_bytes(found.terms))
     selecting = min(vectorizer.n_features, found.terms) * NAMED_BYTES

@@ -62,10 +62,9 @@ def _few_rows(blocks: list[Any], k: int) -> list[Any]:
 
 def _fit(blocks: list[Any], model: Any, threads: int) -> tuple[Any, Any, list[dict[str, Any]]]:
     """The fitted blocks, the last state, and (pass, seconds since the start, loss) after init and every pass."""
+    from nmf_dask.beginning import begin, fit_of
     from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
-    from nmf_dask.factorization import Fit
-    from nmf_dask.initialization import start
-    from nmf_dask.schedule import strip_count
+    from nmf_dask.schedule import WIDE_PASSES, first_components, schedule, strip_count
 
     rows = [X.n_rows for X in blocks]
     nnz = sum(len(X.data) for X in blocks)
@@ -74,22 +73,23 @@ def _fit(blocks: list[Any], model: Any, threads: int) -> tuple[Any, Any, list[di
     clock = Clock()
     strips = cut_strips(rows, strip_count(sizes, model.beta_loss))
     local = LocalBlocks.of(blocks, sizes, strips, threads)
-    fit = Fit.of(sizes, model, scale=total / nnz)
-    mean = total / (sizes.n_rows * sizes.n_features)
-    state = fit.begin(start(local, model.init, model.random_state, mean))
-    curve = [{"passes": 0, "loss": None} | clock.read()]
+    fit = fit_of(sizes, model, scale=total / nnz)
+    state = begin(local, model, total)
+    wide = first_components(model, sizes) > model.n_components
+    before = len(schedule(model, sizes)[0]) + WIDE_PASSES if wide else 0  # passes that the start made
+    curve = [{"passes": before, "loss": None} | clock.read()]
     while state.stop_reason is None:
         state = fit.advance(local, state)
-        curve.append(_point(state, clock))
+        curve.append(_point(state, before, clock))
     state = fit.finished(local, state)
-    curve[-1] = _point(state, clock)
+    curve[-1] = _point(state, before, clock)
     local.close()
     return local, state, curve
 
 
-def _point(state: Any, clock: Clock) -> dict[str, Any]:
+def _point(state: Any, before: int, clock: Clock) -> dict[str, Any]:
     """A pass that was taken back costs time, and its row is that of the pass before."""
-    return {"passes": len(state.rows), "loss": state.rows[-1].reconstruction_err} | clock.read()
+    return {"passes": before + len(state.rows), "loss": state.rows[-1].reconstruction_err} | clock.read()
 
 
 def theirs(

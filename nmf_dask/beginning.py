@@ -1,0 +1,72 @@
+"""Where a fit begins: with more topics than asked for, of which the weakest go.
+
+Which local minimum a fit goes to is decided near its start. With a quarter more topics each finds a place; the ones
+that the others can do without are the ones that would otherwise have been missing elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.blocks import LocalBlocks, Sizes
+from nmf_dask.config import ModelSettings
+from nmf_dask.factorization import Fit, FitState
+from nmf_dask.initialization import pad_H, start
+from nmf_dask.schedule import WIDE_PASSES, first_components, schedule
+
+Doubles = NDArray[np.float64]
+
+
+def fit_of(sizes: Sizes, model: ModelSettings, scale: float) -> Fit:
+    """The fit that goes on from `begin`; `scale` is the mean of X's nonzeros."""
+    fit = Fit.of(sizes, model, scale)
+    return fit if first_components(model, sizes) == model.n_components else replace(fit, first=())
+
+
+def begin(blocks: LocalBlocks, model: ModelSettings, total: float) -> FitState:
+    """Start W, and return the state before the first pass of `fit_of`. `total` is the sum of X."""
+    n, m, nnz, k = blocks.sizes
+    mean, scale = total / (n * m), total / max(nnz, 1)
+    fit, wide_k = fit_of(blocks.sizes, model, scale), first_components(model, blocks.sizes)
+    if wide_k == k:
+        return fit.begin(start(blocks, model.init, model.random_state, mean))
+    sizes = blocks.sizes._replace(n_components=wide_k)
+    first = schedule(model, sizes)[0]
+    wide_model = model.model_copy(
+        update={"n_components": wide_k, "max_iter": len(first) + WIDE_PASSES, "tol": 0.0}
+    )
+    wide_fit = replace(Fit.of(sizes, wide_model, scale), first=tuple(first))
+    with LocalBlocks.of(blocks.blocks, sizes, blocks.strips, blocks.threads) as wide:
+        state = wide_fit.begin(start(wide, model.init, model.random_state, mean))
+        while state.stop_reason is None:
+            state = wide_fit.advance(wide, state)
+    HT = state.outcome.HT
+    S = np.asarray(sum(W.T.astype(np.float64) @ W for W in wide.W))
+    G = HT.T.astype(np.float64) @ HT
+    kept = strongest(S[:wide_k, :wide_k], G[:wide_k, :wide_k], k)
+    for W, given in zip(blocks.W, wide.W, strict=True):
+        W[:, :k] = given[:, kept]
+    return fit.begin(pad_H(HT[:, kept].T))
+
+
+def strongest(S: Doubles, G: Doubles, n: int) -> list[int]:
+    """The `n` topics that are left when the one that the others can best do without goes, one after the other.
+
+    S = WᵀW and G = H Hᵀ. Without topic t, least squares can make up for all but S_tt / (G⁻¹)_tt of the squared error
+    by way of W, and for all but G_tt / (S⁻¹)_tt by way of H.
+    """
+    kept = list(range(len(S)))
+    while len(kept) > n:
+        s, g = S[np.ix_(kept, kept)], G[np.ix_(kept, kept)]
+        cost = np.minimum(np.diag(s) / _inverse_diagonal(g), np.diag(g) / _inverse_diagonal(s))
+        kept.pop(int(np.argmin(cost)))
+    return kept
+
+
+def _inverse_diagonal(A: Doubles) -> Doubles:
+    """Of the inverse of a Gram matrix, which topics without weights, or equal ones, make singular."""
+    ridge = 1e-12 * max(float(np.trace(A)), np.finfo(np.float64).tiny)
+    return np.asarray(np.diag(np.linalg.inv(A + ridge * np.eye(len(A)))))
