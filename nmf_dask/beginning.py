@@ -1,6 +1,6 @@
 """Where a fit begins: with more topics than asked for, of which the weakest go.
 
-Which local minimum a fit goes to is decided near its start. With a quarter more topics each finds a place; the ones
+Which local minimum a fit goes to is decided near its start. With half as many more, each finds a place; the ones
 that the others can do without are the ones that would otherwise have been missing elsewhere.
 """
 

@@ -46,13 +46,13 @@ def test_the_topic_that_goes_is_the_one_that_least_squares_misses_least():
 @pytest.mark.parametrize(
     ("settings", "sizes", "expected"),
     [
-        ({}, LARGE, 64),
+        ({}, LARGE, 80),
         ({}, LARGE._replace(n_features=60), 60),
         ({}, LARGE._replace(n_rows=39_999), 50),  # too few rows for all rounds
         ({"rounds": 1, "sweeps": 1}, LARGE, 50),
         ({"rounds": 20}, LARGE, 50),
         ({"beta_loss": "kullback-leibler"}, LARGE, 50),
-        ({"solver": "cd"}, LARGE, 64),
+        ({"solver": "cd"}, LARGE, 80),
     ],
 )
 def test_more_topics_where_passes_of_many_rounds_bring_them_to_rest(settings, sizes, expected):
