@@ -361,6 +361,20 @@ class RunSettings(Section):
     log_format: Literal["text", "json"] = Field("text", description="how logs and results are printed")
 
 
+class TransformSettings(Section):
+    """New documents under a fitted model; read by `nmf-dask transform` alone."""
+
+    model: Name | None = Field(
+        None,
+        description="the model folder, or one run in it: a path or URI",
+        examples=["s3://bucket/model"],
+    )
+    new_only: bool = Field(
+        False,
+        description="keep the W of files with the same path, size and time of change, and make that of the others",
+    )
+
+
 class Settings(Section):
     """One job. A section may be given as a plain dict: ``Settings(model={"n_components": 5})``."""
 
@@ -370,6 +384,7 @@ class Settings(Section):
     output: OutputSettings = OutputSettings()
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
+    transform: TransformSettings = TransformSettings()
 
     @model_validator(mode="after")
     def _terms_for_every_topic(self) -> Settings:

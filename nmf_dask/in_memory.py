@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
-from nmf_dask.factorization import Fit, FoldIn
-from nmf_dask.initialization import Total, pad_H
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen, zeros
+from nmf_dask.factorization import Fit
+from nmf_dask.folding import FixedH
+from nmf_dask.initialization import pad_H
+from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
 from nmf_dask.observer import Pass
-from nmf_dask.schedule import objective_of, strip_count
+from nmf_dask.schedule import strip_count
 
 Floats = NDArray[np.float32]
-FOLD_SWEEPS = 10
 
 
 class Factorization(NamedTuple):
@@ -100,18 +100,8 @@ def _custom_start(blocks: LocalBlocks, W: NDArray[Any], H: NDArray[Any]) -> Floa
 
 
 def fold_in(X: Csr, HT: Floats, model: ModelSettings) -> Floats:
-    """W (n, kp) of the rows of X under a fixed H, `HT` (m, kp): updates of W alone, until they stand still.
+    """W (n, kp) of the rows of X under a fixed H, `HT` (m, kp): scikit-learn's `NMF.transform` run to its end.
 
-    The problem is convex, so that W does not depend on where it starts; a row without terms gets zeros.
+    Each row's problem is convex and solved by itself (`nmf_dask.folding`); a row without terms gets zeros.
     """
-    X = frozen(X)
-    objective = objective_of(model, len(HT), scale=float(X.data.mean()) if X.nnz else 1.0)
-    factor = objective.factor(HT)
-    W = zeros(X.n_rows, HT.shape[1])
-    FoldIn(objective, model.n_components, FOLD_SWEEPS)(X, 0, X.n_rows, W, factor, Total(0.0))
-    for _ in range(model.max_iter // FOLD_SWEEPS):
-        before = W.copy()
-        objective.fold_in(X, 0, X.n_rows, W, factor, FOLD_SWEEPS)
-        if np.linalg.norm(W - before) <= model.tol * np.linalg.norm(W):
-            break
-    return W
+    return FixedH.of(HT, model).weights(X)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ from nmf_dask.config import ModelSettings, VectorizerSettings
 from nmf_dask.errors import InputDataError
 from nmf_dask.store import H_FEATURES, Folder, Manifest, RunFolder, open_run, top_features, weights_of
 from nmf_dask.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from nmf_dask.folding import Folding
 
 SLICE_ROWS = 1 << 15
 """Documents that `transform` counts and weighs at a time: what it needs beside W does not grow with n."""
@@ -110,22 +113,21 @@ class TopicModel:
     def transform(self, texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
         """W (n, k) float32 of new documents under this H, with the run's own vocabulary and idf.
 
-        As scikit-learn's NMF.transform of the same H. A null is an empty document; a document with no known
-        term gets a row of zeros. Raises TypeError for one string instead of several.
+        As scikit-learn's NMF.transform of the same H run to convergence; no document looks at another. A null is an
+        empty document; a document with no known term gets a row of zeros. Raises TypeError for one string instead of
+        several.
         """
-        from nmf_dask.in_memory import fold_in
-        from nmf_dask.initialization import pad_H
-        from nmf_dask.text import count_texts
-        from nmf_dask.vocabulary import weigh
-
-        documents = _documents(texts)
-        HT = pad_H(self.H)
+        documents, folding = _documents(texts), self.folding()
         W = np.zeros((len(documents), self.n_components), np.float32)
         for start in range(0, len(documents), SLICE_ROWS):
-            counts = count_texts(documents.slice(start, SLICE_ROWS), self.vectorizer_settings)
-            X = weigh(counts, self.vocabulary, self.vectorizer_settings)
-            W[start : start + SLICE_ROWS] = fold_in(X, HT, self.model_settings)[:, : self.n_components]
+            W[start : start + SLICE_ROWS] = folding(documents.slice(start, SLICE_ROWS)).W
         return W
+
+    def folding(self) -> Folding:
+        """What gives new documents their W: of the model no more than that."""
+        from nmf_dask.folding import Folding
+
+        return Folding.of(self.H, self.vocabulary, self.vectorizer_settings, self.model_settings)
 
 
 def _documents(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

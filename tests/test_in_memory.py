@@ -143,25 +143,26 @@ def test_values_beyond_float32_are_refused() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 1e-3])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_fold_in_is_the_transform_of_scikit_learn(loss: str, alpha: float) -> None:
-    """Both go on until W stands still: to 1% of the largest weight, and to a loss no worse by more than 1e-5."""
+    """Run until it stands still, scikit-learn's W is ours to 1e-4, and its loss no lower."""
     X, new = text_like(300, 60, 5, 0), text_like(80, 60, 5, 1)
     # Under KL scikit-learn 1.9 adds the L1 penalty to H's sums in place, once more every iteration of a transform.
     l1_ratio = 0.5 if "Frobenius" in loss else 0.0
     penalty = {"alpha_W": alpha, "alpha_H": 0.0, "l1_ratio": l1_ratio}
     nmf = NMF(5, init="nndsvda", tol=1e-7, max_iter=2000, **LOSSES[loss], **penalty).fit(X)
+    nmf.set_params(tol=1e-12, max_iter=100_000)
     expected = nmf.transform(new)
-    model = ModelSettings(n_components=5, tol=1e-6, max_iter=2000, **LOSSES[loss], **penalty)
+    model = ModelSettings(n_components=5, **LOSSES[loss], **penalty)
     W = fold_in(from_scipy(new), pad_H(nmf.components_), model)
     assert not W[:, 5:].any()
     W = W[:, :5]
-    np.testing.assert_allclose(W, expected, atol=0.01 * expected.max())
+    assert np.linalg.norm(W - expected) <= 1e-4 * np.linalg.norm(expected)
     l1, l2 = 60 * alpha * l1_ratio, 60 * alpha * (1 - l1_ratio)
 
     def penalized(W: np.ndarray) -> float:
         divergence = beta_divergence(new, W, nmf.components_, model.beta_loss)
         return divergence + l1 * float(W.sum()) + l2 / 2 * float((W.astype(float) ** 2).sum())
 
-    assert penalized(W) <= penalized(expected) * (1 + 1e-5)
+    assert penalized(W) <= penalized(expected) * (1 + 1e-7)
 
 
 @every_loss
@@ -183,10 +184,10 @@ def test_fold_in_takes_no_documents_at_all(loss: str) -> None:
 
 
 @every_loss
-@pytest.mark.parametrize("scale", [1e-5, 1e5])
+@pytest.mark.parametrize("scale", [1e-2, 1e5])  # smaller ones meet scikit-learn's floor under WH
 def test_fold_in_scales_with_the_documents(loss: str, scale: float) -> None:
     X = text_like(30, 40, 4, 0)
     HT = pad_H(np.random.default_rng(0).random((4, 40)))
     model = ModelSettings(n_components=4, tol=1e-6, max_iter=1000, **LOSSES[loss])
     W, scaled = fold_in(from_scipy(X), HT, model), fold_in(from_scipy(X * scale), HT, model)
-    np.testing.assert_allclose(scaled / scale, W, atol=0.01 * W.max())
+    np.testing.assert_allclose(scaled / scale, W, atol=1e-4 * W.max())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -80,14 +81,19 @@ class _Checked(NamedTuple):
     null_id: Piece | None
 
 
-def open_corpus(settings: CorpusSettings) -> Corpus:
-    """Find the corpus's files, check them by their footers, and plan the partitions.
+def open_corpus(
+    settings: CorpusSettings, found: Sequence[Found] | None = None, *, by_file: bool = False
+) -> Corpus:
+    """Find the corpus's files (or take those `found`), check them by their footers, and plan the partitions.
+
+    With `by_file`, no partition has rows of two files: a file's partitions do not depend on those beside it, and files
+    without rows are no error.
 
     Raises ConfigurationError for an input that cannot be one, InputDataError for files that are missing,
     damaged or without the columns asked for, for null ids that the statistics tell of, and for a corpus
     without rows; RetryableError for an object store that cannot be reached.
     """
-    found = _find(settings.input)
+    found = find_corpus(settings.input) if found is None else found
     workers = LOCAL_READERS if all(file.location.is_local for file in found) else REMOTE_REQUESTS
     with ThreadPoolExecutor(min(workers, len(found))) as pool:
         checked = list(pool.map(lambda file: _check(file, settings), found))
@@ -95,7 +101,7 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     files = tuple(one.file for one in checked)
     row_groups = [group for one in checked for group in one.row_groups]
     n_rows = sum(file.n_rows for file in files)
-    if n_rows == 0:
+    if n_rows == 0 and not by_file:
         raise InputDataError(f"no document: none of the {len(files)} files has a row (the first: {files[0]})")
     for one in checked:
         if one.null_id is not None:
@@ -103,12 +109,23 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     return Corpus(
         settings=settings,
         files=files,
-        partitions=plan_partitions(row_groups, settings.partition_bytes),
+        partitions=(_partitions_by_file if by_file else plan_partitions)(row_groups, settings.partition_bytes),
         n_rows=n_rows,
         text_bytes=sum(group.text_bytes for group in row_groups),
         fingerprint=_fingerprint(files),
         id_type=id_type,
     )
+
+
+def _partitions_by_file(row_groups: Sequence[RowGroup], partition_bytes: int) -> tuple[Partition, ...]:
+    """The partitions of each file as if it were alone, numbered on."""
+    partitions: list[Partition] = []
+    n_rows = 0
+    for _, groups in groupby(row_groups, key=lambda group: group.file):
+        for one in plan_partitions(list(groups), partition_bytes):
+            partitions.append(replace(one, index=len(partitions), first_row=n_rows))
+            n_rows += one.n_rows
+    return tuple(partitions)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -125,7 +142,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _find(inputs: Iterable[str]) -> list[Found]:
+def find_corpus(inputs: Iterable[str]) -> list[Found]:
     """Files of all inputs, each once: inputs that overlap, and links, do not make more documents."""
     once: dict[Location, Found] = {}
     for text in inputs:

@@ -34,10 +34,31 @@ def read_texts(partition: Partition, text_column: str) -> pa.ChunkedArray:
     Raises InputDataError where a file is damaged (naming file, column and row group), gone, or another than
     it was when the corpus was opened, and RetryableError where it cannot be reached.
     """
+    return pa.chunked_array(list(_texts(partition, text_column)), pa.string())
+
+
+def read_texts_by_slices(
+    partition: Partition, text_column: str, slice_bytes: int, slice_rows: int
+) -> Iterator[pa.ChunkedArray]:
+    """What `read_texts` gives, in slices of about so many bytes, and of so many rows at most: one is in memory."""
+    chunks: list[pa.Array] = []
+    n_bytes = n_rows = 0
+    for chunk in _texts(partition, text_column):
+        if chunks and (n_bytes + chunk.nbytes > slice_bytes or n_rows + len(chunk) > slice_rows):
+            yield pa.chunked_array(chunks, pa.string())
+            chunks, n_bytes, n_rows = [], 0, 0
+        chunks.append(chunk)
+        n_bytes += chunk.nbytes
+        n_rows += len(chunk)
+    if chunks:
+        yield pa.chunked_array(chunks, pa.string())
+
+
+def _texts(partition: Partition, text_column: str) -> Iterator[pa.Array]:
     row_bytes = max(1, partition.text_bytes // partition.n_rows)
     batch_rows = min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
-    chunks = [chunk.cast(pa.string()) for _, chunk in _read(partition, text_column, batch_rows)]
-    return pa.chunked_array(chunks, pa.string())
+    for _, chunk in _read(partition, text_column, batch_rows):
+        yield chunk.cast(pa.string())
 
 
 def read_ids(partition: Partition, id_column: str | None) -> pa.ChunkedArray:

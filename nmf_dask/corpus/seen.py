@@ -1,0 +1,64 @@
+"""Files of an input as a listing shows them: path, size and time of the last change, without a look into any."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from pyarrow import fs
+
+from nmf_dask.corpus.locations import Found, Location, explain
+from nmf_dask.errors import InputDataError
+
+ASKED_AT_ONCE = 1000
+REQUESTS = 16
+
+
+class Seen(NamedTuple):
+    """A file, its bytes, and its last change in nanoseconds (object stores: when this version was put there)."""
+
+    found: Found
+    size: int
+    modified: int
+
+    @property
+    def uri(self) -> str:
+        """The path or URI that names it."""
+        return str(self.found.location)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """What another version of the file does not have."""
+        return self.size, self.modified
+
+
+def look_at(files: Sequence[Found]) -> list[Seen]:
+    """Size and time of files, in their order; InputDataError where one is gone."""
+    by_system: dict[str, list[Found]] = defaultdict(list)
+    for file in files:
+        by_system[file.location.file_system].append(file)
+    stretches = [
+        some[low : low + ASKED_AT_ONCE]
+        for some in by_system.values()
+        for low in range(0, len(some), ASKED_AT_ONCE)
+    ]
+    with ThreadPoolExecutor(min(REQUESTS, max(1, len(stretches)))) as pool:
+        seen = {one.found.location: one for some in pool.map(_look, stretches) for one in some}
+    return [seen[file.location] for file in files]
+
+
+def _look(files: Sequence[Found]) -> list[Seen]:
+    first: Location = files[0].location
+    try:
+        infos = first.handler.get_file_info([file.location.path for file in files])
+    except OSError as error:
+        raise explain(error, first, "look at") from None
+    for file, info in zip(files, infos, strict=True):
+        if info.type == fs.FileType.NotFound:
+            raise InputDataError(f"{file.location} was there a moment ago, and is gone: is something writing to the input?")
+    return [
+        Seen(file, int(info.size or 0), int(info.mtime_ns or 0))
+        for file, info in zip(files, infos, strict=True)
+    ]

@@ -1,0 +1,92 @@
+"""W of documents under an H that is given: strings to weights, each document by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.config import ModelSettings, VectorizerSettings
+from nmf_dask.initialization import pad_H
+from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only, zeros
+from nmf_dask.kernels.objective import Penalties
+from nmf_dask.schedule import objective_of
+from nmf_dask.vocabulary import Vocabulary, weigh
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedH:
+    """An H, with what every row needs of it. Picklable."""
+
+    HT: Floats
+    """(m, kp), padded."""
+    gram: Doubles
+    """Frobenius: H Hᵀ (kp, kp); Kullback-Leibler: the sums of H over the features (kp,)."""
+    beta_loss: str
+    penalties: Penalties
+    """Of W, as scikit-learn's transform scales them: by the features."""
+
+    @classmethod
+    def of(cls, HT: Floats, model: ModelSettings) -> FixedH:
+        """From `HT` (m, kp), and the loss and penalties that it was fitted with."""
+        from nmf_dask.kernels.folding import gram  # compiling takes a while that a plan need not wait for
+
+        HT = read_only(on_cache_line(HT), np.float32)
+        is_frobenius = model.beta_loss == "frobenius"
+        sums = gram(HT) if is_frobenius else HT.sum(axis=0, dtype=np.float64)
+        return cls(HT, sums, model.beta_loss, objective_of(model, len(HT)).penalties)
+
+    def weights(self, X: Csr) -> Floats:
+        """W (n, kp) of the rows of X (n, m), each at the minimum of its own convex problem.
+
+        No tolerance and no start decides the result, and no other row: a row gets the same bits in any company. A row
+        without entries gets zeros.
+        """
+        from nmf_dask.kernels.folding import fit_rows_frobenius, fit_rows_kullback_leibler
+
+        X, W = frozen(X), zeros(X.n_rows, self.HT.shape[1])
+        fit_rows = fit_rows_frobenius if self.beta_loss == "frobenius" else fit_rows_kullback_leibler
+        # As kernels are always called with them, wherever they come from: each is compiled once.
+        HT, sums = read_only(on_cache_line(self.HT), np.float32), read_only(self.gram, np.float64)
+        l1, l2 = float(self.penalties.l1_W), float(self.penalties.l2_W)
+        fit_rows(X.indptr, X.indices, X.data, HT, sums, l1, l2, W)
+        return W
+
+
+class Folded(NamedTuple):
+    """W (n, k) of documents; whether each has a known term (n,); how many are no valid UTF-8."""
+
+    W: Floats
+    has_terms: NDArray[np.bool_]
+    n_invalid: int
+
+
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """A model as far as new documents need it: its way from strings to rows of X, and its H. Picklable."""
+
+    vectorizer: VectorizerSettings
+    vocabulary: Vocabulary
+    n_components: int
+    fixed: FixedH
+
+    @classmethod
+    def of(
+        cls, H: Floats, vocabulary: Vocabulary, vectorizer: VectorizerSettings, model: ModelSettings
+    ) -> Folding:
+        """From `H` (k, m), whose columns are those of `vocabulary`."""
+        return cls(vectorizer, vocabulary, len(H), FixedH.of(pad_H(H), model))
+
+    def __call__(self, texts: Any) -> Folded:
+        """W of an Arrow array of strings; a null is an empty document. What it takes grows with their number."""
+        from nmf_dask.text import count_texts
+
+        counts = count_texts(texts, self.vectorizer)
+        X = weigh(counts, self.vocabulary, self.vectorizer)
+        W = np.ascontiguousarray(self.fixed.weights(X)[:, : self.n_components])
+        return Folded(W, np.diff(X.indptr) > 0, counts.n_invalid)
