@@ -34,6 +34,7 @@ _HOMES = {
     "frobenius_norm": "nmf_dask.kernels.divergence",
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
+    "transform": "nmf_dask.pipeline",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -14,7 +14,7 @@ from nmf_dask import __version__
 from nmf_dask.cli.errors import Console, report
 from nmf_dask.cli.termination import termination_as_error
 
-COMMANDS = ("fit", "topics", "demo")
+COMMANDS = ("fit", "transform", "topics", "demo")
 
 
 class Commands(click.Group):
@@ -52,6 +52,7 @@ def commands() -> None:
       nmf-dask demo
       nmf-dask fit --input 'corpus/*.parquet' --output model -k 20
       nmf-dask topics model
+      nmf-dask transform --model model --input 'new/*.parquet' --output weights
     """
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from nmf_dask.cli.errors import Console
-from nmf_dask.cli.options import SettingsCommand, given_on_command_line, set_option, verbosity_options
-
-if TYPE_CHECKING:
-    from nmf_dask.jobfile import Given
+from nmf_dask.cli.options import (
+    SettingsCommand,
+    print_plan,
+    print_settings,
+    resolved_of,
+    set_option,
+    verbosity_options,
+)
 
 REQUIRED = {
     "corpus.input": "give --input URI, or input under [corpus] in the job file",
@@ -52,39 +55,18 @@ def command(
       nmf-dask fit --input 'corpus/*.parquet' --output model -k 20 --stop-words english
       nmf-dask fit job.toml --input s3://bucket/corpus --output s3://bucket/model --scheduler tcp://head:8786
     """
-    from nmf_dask.jobfile import read_environment, read_job_file, render, resolve
-
     console.verbosity = verbose - quiet
-    if len(job_files) > 1:
-        raise click.UsageError(
-            f"one job file at most, but {len(job_files)} arguments stand alone ({', '.join(job_files[:3])}); "
-            "put a pattern in quotes, so that the shell leaves it whole: --input 'corpus/*.parquet'"
-        )
-    given: list[Given] = [item for job_file in job_files for item in read_job_file(job_file)]
-    given += read_environment(os.environ)
-    given += given_on_command_line(flags, assignments)
-    resolved = resolve(given, {} if print_config else REQUIRED)
-    console.log_format = resolved.settings.run.log_format
+    resolved = resolved_of(job_files, flags, assignments, {} if print_config else REQUIRED)
+    settings = resolved.settings
+    console.log_format = settings.run.log_format
     if print_config:
-        from nmf_dask.cli.results import write
-
-        write(render(resolved))
+        print_settings(resolved)
     elif dry_run:
-        _print_plan(resolved.settings)
+        from nmf_dask.pipeline import plan
+
+        print_plan(plan(settings), settings.run.log_format)
     else:
-        run(resolved.settings, console)
-
-
-def _print_plan(settings: Any) -> None:
-    from nmf_dask.cli.logs import json_text
-    from nmf_dask.cli.results import write
-    from nmf_dask.pipeline import plan
-
-    planned = plan(settings)
-    if settings.run.log_format == "json":
-        write(json_text(planned.as_dict()) + "\n")
-    else:
-        write("\n".join(planned.lines()) + "\n")
+        run(settings, console)
 
 
 def run(settings: Any, console: Console) -> None:

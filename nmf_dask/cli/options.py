@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from nmf_dask.jobfile import Given
+    from nmf_dask.jobfile import Given, Resolved
 
 # Flag to key. Everything else of a job is set with --set, or in a file.
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -39,10 +40,17 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "run.resume": ("--resume",),
     "run.log_format": ("--log-format",),
 }
+# Of other commands than fit.
+TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
+    "transform.model": ("--model",),
+    "transform.new_only": ("--new-only",),
+}
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
     "output.output": "URI",
+    "transform.model": "URI",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",
@@ -59,9 +67,9 @@ _METAVARS = {
 class SettingsCommand(click.Command):
     """A command whose flags for settings are made when they are first needed: their help needs pydantic."""
 
-    def __init__(self, *args: Any, keys: tuple[str, ...] = tuple(FLAGS), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, keys: Sequence[str] = tuple(FLAGS), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._keys: tuple[str, ...] = keys
+        self._keys = tuple(keys)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The declared parameters and, before the others, those of the settings."""
@@ -78,11 +86,14 @@ def _option(key: str) -> click.Option:
     from nmf_dask.jobfile import KEYS
 
     field = KEYS[key]
+    if field.annotation is bool:  # given, or not: a job file says "false"
+        help_ = f"{field.description} ({key})"
+        return click.Option([*ALL_FLAGS[key], _parameter(key)], is_flag=True, default=None, help=help_)
     metavar = _METAVARS.get(key) or "|".join(choices(field)) or _type_name(field.annotation)
     default = "" if field.default in (None, ()) else f"  [default: {_shown(field.default)}]"
     more = "; may be repeated" if key == "corpus.input" else ""
     return click.Option(
-        [*FLAGS[key], _parameter(key)],
+        [*ALL_FLAGS[key], _parameter(key)],
         metavar=metavar,
         multiple=key == "corpus.input",
         shell_complete=lambda ctx, param, typed: [name for name in choices(field) if name.startswith(typed)],
@@ -108,7 +119,7 @@ def given_on_command_line(flags: Mapping[str, Any], assignments: tuple[str, ...]
     from nmf_dask.jobfile import Given, parse_value
 
     given = []
-    for key, names in FLAGS.items():
+    for key, names in ALL_FLAGS.items():
         text = flags.get(_parameter(key))
         if text is None or text == ():
             continue
@@ -116,7 +127,7 @@ def given_on_command_line(flags: Mapping[str, Any], assignments: tuple[str, ...]
             listed = [parse_value(key, one) for one in text]
             value: Any = [uri for one in listed for uri in (one if isinstance(one, list) else [one])]
         else:
-            value = parse_value(key, text)
+            value = text if isinstance(text, bool) else parse_value(key, text)
         given.append(Given(key, value, names[-1]))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -128,6 +139,45 @@ def given_on_command_line(flags: Mapping[str, Any], assignments: tuple[str, ...]
             raise click.UsageError(f"{key} is given twice: by {flag} and by --set")
         given.append(Given(key, parse_value(key, text.strip()), "--set"))
     return given
+
+
+def resolved_of(
+    job_files: Sequence[str],
+    flags: Mapping[str, Any],
+    assignments: tuple[str, ...],
+    required: Mapping[str, str],
+) -> Resolved:
+    """The settings of a command line: flags before the environment, that before the file, that before defaults.
+
+    `required` says of keys what to do where they are not given. Raises click.UsageError, ConfigurationError.
+    """
+    from nmf_dask.jobfile import read_environment, read_job_file, resolve
+
+    if len(job_files) > 1:
+        raise click.UsageError(
+            f"one job file at most, but {len(job_files)} arguments stand alone ({', '.join(job_files[:3])}); "
+            "put a pattern in quotes, so that the shell leaves it whole: --input 'corpus/*.parquet'"
+        )
+    given: list[Given] = [item for job_file in job_files for item in read_job_file(job_file)]
+    given += read_environment(os.environ)
+    given += given_on_command_line(flags, assignments)
+    return resolve(given, required)
+
+
+def print_settings(resolved: Resolved) -> None:
+    """The effective job file, on stdout."""
+    from nmf_dask.cli.results import write
+    from nmf_dask.jobfile import render
+
+    write(render(resolved))
+
+
+def print_plan(planned: Any, log_format: str) -> None:
+    """What a job would do, on stdout."""
+    from nmf_dask.cli.logs import json_text
+    from nmf_dask.cli.results import write
+
+    write(json_text(planned.as_dict()) + "\n" if log_format == "json" else "\n".join(planned.lines()) + "\n")
 
 
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:

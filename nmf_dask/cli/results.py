@@ -16,7 +16,7 @@ from nmf_dask.config import redact
 
 if TYPE_CHECKING:
     from nmf_dask.model import Topic, TopicModel
-    from nmf_dask.pipeline import FitResult
+    from nmf_dask.pipeline import FitResult, TransformResult
 
 
 def write(text: str) -> None:
@@ -60,6 +60,25 @@ def print_fit(result: FitResult, log_format: str) -> None:
         "topics": _as_dicts(topics),
     }
     write(json_text(document) + "\n")
+
+
+def print_transform(result: TransformResult, log_format: str) -> None:
+    """What a transform did: some lines of numbers, or for log format "json" one line with the topics' shares."""
+    told = result.told
+    if log_format == "json":
+        kept = ("status", "model", "run_id", "n_documents", "n_empty_documents", "n_null_texts", "n_invalid_utf8",
+                "partitions_done", "partitions_resumed", "partitions_skipped", "files_new", "files_skipped", "seconds",
+                "topics")  # fmt: skip
+        write(json_text({"uri": redact(result.uri), **{key: told.get(key) for key in kept}}) + "\n")
+        return
+    made = told["partitions_done"] + told["partitions_resumed"]
+    again = f" ({told['partitions_resumed']:,} by an earlier attempt)" if told["partitions_resumed"] else ""
+    lines = [
+        f"documents    {told['n_documents']:,}, of them {told['n_empty_documents']:,} without a known term",
+        f"partitions   {made:,} done{again}, {told['partitions_skipped']:,} skipped",
+        f"seconds      {told['seconds']:.1f}",
+    ]
+    write("".join(f"{line}\n" for line in lines))
 
 
 def _width() -> int | None:

@@ -109,7 +109,9 @@ def open_corpus(
     return Corpus(
         settings=settings,
         files=files,
-        partitions=(_partitions_by_file if by_file else plan_partitions)(row_groups, settings.partition_bytes),
+        partitions=(_partitions_by_file if by_file else plan_partitions)(
+            row_groups, settings.partition_bytes
+        ),
         n_rows=n_rows,
         text_bytes=sum(group.text_bytes for group in row_groups),
         fingerprint=_fingerprint(files),

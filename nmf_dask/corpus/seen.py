@@ -57,7 +57,9 @@ def _look(files: Sequence[Found]) -> list[Seen]:
         raise explain(error, first, "look at") from None
     for file, info in zip(files, infos, strict=True):
         if info.type == fs.FileType.NotFound:
-            raise InputDataError(f"{file.location} was there a moment ago, and is gone: is something writing to the input?")
+            raise InputDataError(
+                f"{file.location} is gone, which was there a moment ago: does something write to the input?"
+            )
     return [
         Seen(file, int(info.size or 0), int(info.mtime_ns or 0))
         for file, info in zip(files, infos, strict=True)

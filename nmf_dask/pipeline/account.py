@@ -83,7 +83,7 @@ class Account:
         report = {
             "status": status,
             "config": json.loads(redact(self.settings.model_dump_json())),
-            "versions": _versions(),
+            "versions": versions(),
             "input": source,
             **self.told,
             "stages": self.stages,
@@ -95,6 +95,7 @@ class Account:
         return report
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package, Python, and what numbers depend on."""
     own = {"nmf-dask": nmf_dask.__version__, "python": python_version()}
     return own | {name: version(name) for name in _PACKAGES}

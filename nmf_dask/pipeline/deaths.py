@@ -8,12 +8,14 @@ way of the files that are staged; a task that really kills every worker it meets
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from nmf_dask.corpus import Partition
 from nmf_dask.errors import RetryableError
-from nmf_dask.tasks import ClusterLost, TaskKilledWorkers, Tasks
+from nmf_dask.tasks import ClusterLost, TaskKilledWorkers, Tasks, let_go
 
 # Under one task, or without anything new in between. Dask gives a task up after 4, unless it is told otherwise: so
 # there are two times of these.
@@ -29,6 +31,7 @@ REMEDIES = {
     "init": _LOWER_ALL,
     "fit": _LOWER_ALL,
     "write": _LOWER,
+    "transform": _LOWER,
 }
 _STAGES = tuple(REMEDIES)
 
@@ -80,6 +83,29 @@ def tried_alone(
             break
     all_told = TaskKilledWorkers(error.task, deaths, error.last_worker)
     raise told(f"{where}: {all_told}{ending}", stage) from error
+
+
+def awaited(
+    tasks: Tasks,
+    stage: str,
+    partitions: Sequence[Partition],
+    handles: Sequence[Any],
+    again: Callable[[Partition], Any] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Position and value of one handle a partition, as they come; an error names the partition.
+
+    A task that was given up is handed out anew by `again`, where that is given: without those that it was with.
+    """
+    for position in tasks.completed(handles):
+        try:
+            value = tasks.fetch(handles[position])
+        except TaskKilledWorkers as error:
+            partition = partitions[position]
+            if again is None:
+                raise error.under(stage, partition) from error
+            let_go(error)
+            value = tried_alone(tasks, partial(again, partition), error, str(partition), stage)
+        yield position, value
 
 
 def told(what: str, stage: str) -> RetryableError:

@@ -20,7 +20,7 @@ from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
-from nmf_dask.pipeline.deaths import Patience, tried_alone
+from nmf_dask.pipeline.deaths import Patience, awaited
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
 from nmf_dask.pipeline.planning import check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.stages import (
@@ -265,18 +265,11 @@ class Job:
         A task that was given up is handed out again by `alone`, where that is given.
         """
         values: list[Any] = [None] * len(handles)
-        for done, position in enumerate(tasks.completed(handles), 1):
-            partition = self.corpus.partitions[position]
-            try:
-                values[position] = tasks.fetch(handles[position])
-            except TaskKilledWorkers as error:
-                if alone is None:
-                    raise error.under(stage, partition) from error
-                let_go(error)
-                again = partial(alone, partition)
-                values[position] = tried_alone(tasks, again, error, str(partition), stage)
+        partitions = self.corpus.partitions
+        for done, (position, value) in enumerate(awaited(tasks, stage, partitions, handles, alone), 1):
+            values[position] = value
             self.patience.reached(stage, done)
-            self.observer.advance(done, partition.text_bytes)
+            self.observer.advance(done, partitions[position].text_bytes)
         return values
 
     def _blocks(self, tasks: Tasks, vocabulary: Vocabulary) -> list[BlockInfo]:

@@ -150,16 +150,22 @@ class Plan:
         return [
             f"run          {self.run_id}{done}",
             f"output       {self.output}",
-            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {_size(self.text_bytes)} of text",
-            f"partitions   {self.n_partitions:,}, the largest with {_size(self.largest_partition)} of text",
+            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {size_told(self.text_bytes)} of text",
+            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
             f"features     at most {self.n_features:,}",
-            f"workers      {self.workers} with {self.threads_per_worker} threads and {_size(self.memory_limit)}",
-            f"memory       driver {_size(self.expected_driver)}, each worker {_size(self.expected_worker)} at most",
-            f"staging      {_size(self.expected_staging)} at most, in {self.staging}{_free(self.staging)}",
+            f"workers      {self.workers} with {self.threads_per_worker} threads and {size_told(self.memory_limit)}",
+            told_memory(self.expected_driver, self.expected_worker),
+            f"staging      {size_told(self.expected_staging)} at most, in {self.staging}{_free(self.staging)}",
         ]
 
 
-def _size(n_bytes: int) -> str:
+def told_memory(driver: int, worker: int) -> str:
+    """A line of a plan."""
+    return f"memory       driver {size_told(driver)}, each worker {size_told(worker)} at most"
+
+
+def size_told(n_bytes: int) -> str:
+    """Such as 3.8 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n_bytes < 1024 or unit == "GiB":
             return f"{n_bytes:,.0f} {unit}" if unit in ("B", "KiB") else f"{n_bytes:,.1f} {unit}"
@@ -174,7 +180,7 @@ def _free(place: str) -> str:
     if not place:
         return ""
     disk = os.statvfs(place)
-    return f" ({_size(disk.f_bavail * disk.f_frsize)} free)"
+    return f" ({size_told(disk.f_bavail * disk.f_frsize)} free)"
 
 
 def with_stop_words(settings: Settings) -> Settings:
@@ -194,7 +200,7 @@ def with_stop_words(settings: Settings) -> Settings:
 def opened(settings: Settings) -> Corpus:
     """The corpus, checked against the settings before anything is started."""
     check_id_name(settings.corpus.id_column or "doc_id")
-    _check_apart(settings)
+    check_apart(settings)
     corpus = open_corpus(settings.corpus)
     if corpus.n_rows < settings.model.n_components:
         raise InputDataError(
@@ -204,20 +210,29 @@ def opened(settings: Settings) -> Corpus:
     return corpus
 
 
-def _check_apart(settings: Settings) -> None:
-    """Refuse a model inside its own corpus, where the next run would read it as documents, and the reverse."""
-    model = _place(settings.output.output or "")
+def check_apart(settings: Settings, what: str = "model") -> None:
+    """Refuse an output inside its own corpus, where the next run would read it as documents, and the reverse."""
+    output = _place(settings.output.output or "")
     for text in settings.corpus.input:
         place = _place(text)
-        if f"{model}/".startswith(f"{place}/"):
+        if f"{output}/".startswith(f"{place}/"):
             raise ConfigurationError(
-                f"the output {redact(model)} is in the input {redact(text)}: the next run would take the model "
+                f"the output {redact(output)} is in the input {redact(text)}: the next run would take the {what} "
                 f"for documents. Choose another output, or name the files by a glob, such as {redact(text)}/*.parquet"
             )
-        if place.startswith(f"{model}/"):
+        if place.startswith(f"{output}/"):
             raise ConfigurationError(
-                f"the input {redact(text)} is in the output {redact(model)}: choose another output"
+                f"the input {redact(text)} is in the output {redact(output)}: choose another output"
             )
+
+
+def check_outside(output: str, model: str) -> None:
+    """Refuse an output that is a model folder, lies in it or around it."""
+    one, other = _place(output), _place(model)
+    if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+        raise ConfigurationError(
+            f"the output {redact(output)} and the model {redact(model)} are one in the other: choose another output"
+        )
 
 
 def _place(text: str) -> str:
@@ -281,7 +296,7 @@ def check_memory(planned: Plan) -> None:
     """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
     if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
         raise ConfigurationError(
-            f"a worker needs about {_size(planned.expected_worker)} and may use {_size(planned.memory_limit)}: raise "
-            "--memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
-            f"({_size(planned.largest_partition)} in the largest partition), --max-features or -k"
+            f"a worker needs about {size_told(planned.expected_worker)} and may use {size_told(planned.memory_limit)}: "
+            "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
+            f"({size_told(planned.largest_partition)} in the largest partition), --max-features or -k"
         )

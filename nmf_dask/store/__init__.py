@@ -15,22 +15,28 @@ from nmf_dask.store.tables import (
     w_table,
     weights_of,
 )
+from nmf_dask.store.transforms import Contents, Part, Taken, TransformFolder, part_key
 
 __all__ = [
     "FORMAT_VERSION",
     "H_FEATURES",
+    "Contents",
     "Digest",
     "Folder",
     "Manifest",
     "MissingFileError",
     "ModelFolder",
     "ModelLock",
+    "Part",
     "RunFolder",
     "StageDamaged",
+    "Taken",
+    "TransformFolder",
     "check_id_name",
     "convergence_table",
     "h_table",
     "open_run",
+    "part_key",
     "read_arrays",
     "run_id",
     "top_features",

@@ -8,10 +8,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ from nmf_dask.config import redact
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 
 ROW_GROUP_BYTES = 32 * 2**20
+HASHED_BYTES = 8 * 2**20
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)/*([^?]*)(\?.*)?")
 _REFUSED = re.compile(
@@ -276,24 +278,51 @@ class Folder:
 
     def write_parquet(self, table: pa.Table) -> Digest:
         """Write one Parquet file: zstd, row groups of about 32 MiB; its digest."""
-        bytes_a_row = max(1, table.nbytes // max(1, table.num_rows))
-        # Weights hardly repeat: a dictionary of them makes the file larger and twice as slow to read.
-        flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
         with self.writing() as stream:
             hashed = _Hashed(stream)
             pq.write_table(
                 table,
                 hashed,
                 compression="zstd",
-                use_dictionary=flat,
-                row_group_size=max(1024, ROW_GROUP_BYTES // bytes_a_row),
+                use_dictionary=_flat(table.schema),
+                row_group_size=_rows_a_group(table),
             )
         return hashed.digest
+
+    def write_parquet_slices(self, tables: Iterable[pa.Table]) -> Digest:
+        """Write one Parquet file of tables as they come (one at least), a row group or more each; its digest."""
+        tables = iter(tables)
+        first = next(tables)
+        with self.writing() as stream:
+            hashed = _Hashed(stream)
+            flat = _flat(first.schema)
+            with pq.ParquetWriter(hashed, first.schema, compression="zstd", use_dictionary=flat) as writer:
+                for table in chain([first], tables):
+                    writer.write_table(table, _rows_a_group(table))
+        return hashed.digest
+
+    def digest(self) -> Digest:
+        """Of this file as it is now; MissingFileError where there is none."""
+        total, n_bytes = hashlib.sha256(), 0
+        with reported("read", str(self)), self.fs.open_input_stream(self.path, compression=None) as stream:
+            while chunk := stream.read(HASHED_BYTES):
+                total.update(chunk)
+                n_bytes += len(chunk)
+        return Digest(n_bytes, total.hexdigest())
 
     def read_parquet(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of one Parquet file, whole or only some columns; InputDataError where it is damaged."""
         with reported("read", str(self)), self.fs.open_input_file(self.path) as source:
             return table_of(source, str(self), columns)
+
+
+def _flat(schema: pa.Schema) -> list[str]:
+    """Columns that get a dictionary. Of weights, which hardly repeat, it makes the file larger and slower to read."""
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
+
+
+def _rows_a_group(table: pa.Table) -> int:
+    return max(1024, ROW_GROUP_BYTES // max(1, int(table.nbytes) // max(1, int(table.num_rows))))
 
 
 def json_object(data: bytes, where: str) -> dict[str, Any]:

@@ -246,7 +246,7 @@ class ModelFolder:
                 f"{self.folder} is neither empty nor a model folder: it holds {shown}. Give a new folder"
             )
         if self.folder.is_local:
-            _check_writable(self.uri)
+            check_writable(self.uri)
 
     def is_model(self) -> bool:
         """True where a run has been here: its pointer, its lock or its folder."""
@@ -296,7 +296,8 @@ def _fate(told: Mapping[str, Any]) -> str:
     return f"{told.get('status', 'unknown')}{f', {error}' if error else ''}"
 
 
-def _check_writable(path: str) -> None:
+def check_writable(path: str) -> None:
+    """Raise InputDataError where a local path is no folder that can be written to, nor can become one."""
     above = path
     while not os.path.lexists(above):
         above = os.path.dirname(above)

@@ -1,0 +1,100 @@
+"""``nmf-dask transform``: W of new documents under a fitted H."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nmf_dask.cli.errors import Console
+from nmf_dask.cli.options import (
+    SettingsCommand,
+    print_plan,
+    print_settings,
+    resolved_of,
+    set_option,
+    verbosity_options,
+)
+
+REQUIRED = {
+    "transform.model": "give --model URI, or model under [transform] in the job file",
+    "corpus.input": "give --input URI, or input under [corpus] in the job file",
+    "output.output": "give --output URI, or output under [output] in the job file",
+}
+KEYS = (
+    "transform.model", "corpus.input", "output.output", "transform.new_only", "corpus.text_column", "corpus.id_column",
+    "cluster.scheduler", "cluster.workers", "cluster.threads_per_worker", "cluster.memory_limit",
+    "cluster.workers_timeout", "cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key", "run.resume", "run.log_format",
+)  # fmt: skip
+
+
+@click.command(
+    "transform",
+    cls=SettingsCommand,
+    keys=KEYS,
+    short_help="New documents to W, under the topics of a model.",
+    epilog="Each flag is also a key of the job file (in parentheses) and an environment variable, such as "
+    "NMF_DASK_TRANSFORM__NEW_ONLY. A flag wins over the environment, the environment over the file. Settings of "
+    "[vectorizer] and [model] are the model's own, whatever a job file says there.",
+)
+@click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path())
+@set_option
+@click.option("--dry-run", is_flag=True, help="print the plan, with the memory it needs, and stop")
+@click.option("--print-config", is_flag=True, help="print the effective job file and stop")
+@verbosity_options
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    job_files: tuple[str, ...],
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    print_config: bool,
+    quiet: int,
+    verbose: int,
+    **flags: Any,
+) -> None:
+    """W for new documents under a fitted H, in one pass: a part of W for each partition of the input.
+
+    The weights of a document depend on the document and the model alone. What is done is not done again: a finished
+    output is left as it is, an interrupted one goes on, and --new-only adds files that came or changed.
+
+    \b
+    Example:
+      nmf-dask transform --model model --input 'new/*.parquet' --output weights
+      nmf-dask transform --model s3://bucket/model --input s3://bucket/corpus --output s3://bucket/weights --new-only
+    """
+    console.verbosity = verbose - quiet
+    _refuse_settings_of_the_fit(assignments)
+    resolved = resolved_of(job_files, flags, assignments, {} if print_config else REQUIRED)
+    settings = resolved.settings
+    console.log_format = settings.run.log_format
+    if print_config:
+        print_settings(resolved)
+    elif dry_run:
+        from nmf_dask.pipeline import plan_transform
+
+        print_plan(plan_transform(settings), settings.run.log_format)
+    else:
+        run(settings, console)
+
+
+def _refuse_settings_of_the_fit(assignments: tuple[str, ...]) -> None:
+    """To take them and not to use them would be a false promise; a job file may hold those of its fit."""
+    for assignment in assignments:
+        if assignment.strip().startswith(("vectorizer.", "model.")):
+            raise click.UsageError(
+                f"--set {assignment}: a transform takes these settings from the model; fit another one to change them"
+            )
+
+
+def run(settings: Any, console: Console) -> None:
+    """Transform, with a display on stderr, then print a summary on stdout."""
+    from nmf_dask.cli.display import display
+    from nmf_dask.cli.results import print_transform
+    from nmf_dask.pipeline import transform
+
+    with display(settings.run.log_format, console.verbosity) as observer:
+        result = transform(settings, observer)
+        observer.inform(f"W is in {result.uri}")
+    print_transform(result, settings.run.log_format)

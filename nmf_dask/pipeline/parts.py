@@ -1,0 +1,144 @@
+"""What workers do for a transform: one input partition to one part of W. Plain functions of picklable values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nmf_dask.corpus import Partition, read_ids, read_texts_by_slices
+from nmf_dask.errors import InputDataError
+from nmf_dask.folding import Folding
+from nmf_dask.model import TopicModel
+from nmf_dask.store import Part, TransformFolder, w_table
+
+# What is counted and weighed at a time: enough for the few milliseconds that a slice costs by itself to be nothing,
+# and all that a task holds, however large its partition is.
+SLICE_BYTES = 16 * 2**20
+SLICE_ROWS = 2**16
+
+
+class Due(NamedTuple):
+    """A part that is to be made: of which partition, under which name, numbered from which row on."""
+
+    partition: Partition
+    name: str
+    first_row: int
+
+
+class Made(NamedTuple):
+    """A part that is there; whether an earlier attempt had made it."""
+
+    part: Part
+    earlier: bool
+
+
+def folding_of(model: str) -> Folding:
+    """A task: what the others need of the model, read from its run's folder."""
+    return TopicModel.load(model).folding()
+
+
+@dataclass
+class Tally:
+    """What is counted while a part is written."""
+
+    weights: NDArray[np.float64]
+    documents: NDArray[np.int64]
+    numbers: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("n_empty", "n_null", "n_invalid"), 0)
+    )
+
+    def add(self, table: pa.Table, W: NDArray[np.float32], **numbers: int) -> None:
+        """Count a slice."""
+        self.weights += W.sum(axis=0, dtype=np.float64)
+        topics = table["topic"].drop_null().to_numpy()
+        self.documents += np.bincount(topics, minlength=len(self.documents))
+        for name, number in numbers.items():
+            self.numbers[name] += number
+
+
+@dataclass(frozen=True)
+class PartTasks:
+    """Makes the parts of one output."""
+
+    output: TransformFolder
+    text_column: str
+    id_column: str | None
+
+    def make(self, due: Due, folding: Folding) -> Made:
+        """Write a part, and then a record of it; a whole part of an earlier attempt is taken.
+
+        Raises InputDataError for what is wrong with the partition's files, naming file and row group.
+        """
+        earlier = self._earlier(due)
+        if earlier is not None:
+            return Made(earlier, True)
+        k = folding.n_components
+        tally = Tally(np.zeros(k), np.zeros(k, np.int64))
+        try:
+            digest = self.output.part(due.name).write_parquet_slices(self._slices(due, folding, tally))
+        except MemoryError as error:
+            raise InputDataError(
+                f"{due.partition} does not fit the memory of a worker: lower corpus.partition_bytes, or give "
+                "workers more"
+            ) from error
+        part = Part(
+            name=due.name,
+            first_row=due.first_row,
+            n_documents=due.partition.n_rows,
+            **tally.numbers,
+            weights=tuple(tally.weights.tolist()),
+            documents=tuple(tally.documents.tolist()),
+            bytes=digest.n_bytes,
+            sha256=digest.sha256,
+        )
+        self.output.record(due.name).write_json(asdict(part))
+        return Made(part, False)
+
+    def _earlier(self, due: Due) -> Part | None:
+        """What an earlier attempt recorded of this part, where the part's file is what was recorded."""
+        with suppress(InputDataError, KeyError, TypeError, ValueError):
+            part = Part.of(self.output.record(due.name).read_json())
+            if (part.name, part.first_row) == (due.name, due.first_row):
+                return part if self.output.part(due.name).digest() == part.digest else None
+        return None
+
+    def _slices(self, due: Due, folding: Folding, tally: Tally) -> Iterator[pa.Table]:
+        ids = self._ids(due)
+        low = 0
+        for texts in read_texts_by_slices(due.partition, self.text_column, SLICE_BYTES, SLICE_ROWS):
+            folded = folding(texts)
+            table = w_table(
+                ids.slice(low, len(texts)), self.id_column or "doc_id", folded.W, folded.has_terms
+            )
+            empty = int(np.count_nonzero(~folded.has_terms))
+            tally.add(table, folded.W, n_empty=empty, n_null=texts.null_count, n_invalid=folded.n_invalid)
+            low += len(texts)
+            yield table
+
+    def _ids(self, due: Due) -> pa.Array | pa.ChunkedArray:
+        if self.id_column is not None:
+            return read_ids(due.partition, self.id_column)
+        return pa.array(np.arange(due.first_row, due.first_row + due.partition.n_rows, dtype=np.int64))
+
+
+def told_of(parts: list[Part], H_sums: NDArray[np.float64]) -> dict[str, Any]:
+    """Numbers of all parts together, with the share of each topic; `H_sums` (k,) are those of H's rows."""
+    weights = np.sum([part.weights for part in parts], axis=0) * H_sums if parts else 0 * H_sums
+    documents = np.sum([part.documents for part in parts], axis=0) if parts else np.zeros(len(H_sums), int)
+    total = float(weights.sum()) or 1.0
+    return {
+        "n_documents": sum(part.n_documents for part in parts),
+        "n_empty_documents": sum(part.n_empty for part in parts),
+        "n_null_texts": sum(part.n_null for part in parts),
+        "n_invalid_utf8": sum(part.n_invalid for part in parts),
+        "topics": [
+            {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
+            for t in range(len(weights))
+        ],
+    }

@@ -1,0 +1,205 @@
+"""W of new documents under a fitted H: one streaming pass, a part of W an input partition."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nmf_dask.config import Settings, redact
+from nmf_dask.corpus import Partition
+from nmf_dask.errors import InputDataError, NmfDaskError, RetryableError
+from nmf_dask.observer import Observer
+from nmf_dask.pipeline.account import versions
+from nmf_dask.pipeline.deaths import awaited
+from nmf_dask.pipeline.parts import Due, Made, PartTasks, folding_of, told_of
+from nmf_dask.pipeline.transform_plan import Prepared, check_memory, planned_of, prepared
+from nmf_dask.store import Contents, ModelLock, Part, Taken, part_key
+from nmf_dask.tasks import Batch, Tasks
+
+if TYPE_CHECKING:
+    from nmf_dask.cluster import Cluster
+
+WAVE = 512  # partitions that are handed over at a time: what the driver and the scheduler hold does not grow with n
+
+
+@dataclass(frozen=True)
+class TransformResult:
+    """A finished transform: the output's folder, and what transform.json says."""
+
+    uri: str
+    told: dict[str, Any] = field(repr=False)
+
+
+def transform(settings: Settings, observer: Observer | None = None) -> TransformResult:
+    """Write the W of the corpus that settings name, under the model they name, to their output.
+
+    What is done is not done again: an output that has all of the input is left as it is, one that was interrupted goes
+    on where its files end, and with `transform.new_only` files that came or changed are added. Raises
+    ConfigurationError, InputDataError and RetryableError, each with a message for the user; what was committed before
+    is not touched.
+    """
+    observer = observer or Observer()
+    started = time.perf_counter()
+    observer.stage("plan")
+    ready = prepared(settings)
+    if not ready.new and ready.output.is_finished():
+        observer.inform("nothing new; nothing to do")
+        return TransformResult(ready.output.folder.uri, _told(ready, [], started, "nothing new"))
+    if settings.cluster.scheduler is None and ready.corpus is not None:
+        check_memory(planned_of(settings, ready))
+    with ready.output.lock() as lock:
+        if ready.output.contents() != ready.contents:  # another process was here, just before
+            ready = prepared(settings)
+        return _Job(settings, ready, observer, lock, started).done()
+
+
+def _told(ready: Prepared, made: Sequence[Made], started: float, status: str, **more: Any) -> dict[str, Any]:
+    """What transform.json and the command's summary say, of the parts that this run made."""
+    new = {one.uri for one in ready.new}
+    earlier = sum(one.earlier for one in made)
+    return {
+        "status": status,
+        "model": redact(ready.model.uri),
+        "run_id": ready.basis["run_id"],
+        **told_of([one.part for one in made], ready.model.H.sum(axis=1, dtype=np.float64)),
+        "partitions_done": len(made) - earlier,
+        "partitions_resumed": earlier,
+        "partitions_skipped": sum(len(one.parts) for uri, one in ready.done.items() if uri not in new),
+        "files_new": len(new),
+        "files_skipped": len(ready.done),
+        "seconds": round(time.perf_counter() - started, 3),
+        **more,
+    }
+
+
+class _Job:
+    """One transform under its lock."""
+
+    def __init__(
+        self, settings: Settings, ready: Prepared, observer: Observer, lock: ModelLock, started: float
+    ) -> None:
+        self.settings = settings
+        self.ready = ready
+        self.observer = observer
+        self.lock = lock
+        self.started = started
+        self.output = ready.output
+        self.contents = ready.contents or Contents(ready.basis)
+        self.facts: dict[str, Any] = {}
+
+    def done(self) -> TransformResult:
+        """Make the parts that are due and commit; transform.json tells of a failure too."""
+        from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
+
+        made: list[Made] = []
+        if self.ready.corpus is not None and self.ready.corpus.n_rows:
+            due = list(self._due(self.ready.corpus.partitions))
+            self.output.begin(fresh=self.settings.run.resume == "never")
+            try:
+                with connected(self.settings.cluster) as cluster:
+                    made = self._run(cluster, due)
+            except BaseException as error:
+                self._failed(error)
+                raise
+        told = self._report(made, "done")
+        self.output.write_told(told)
+        contents = self._grown([one.part for one in made])
+        if contents == self.contents:
+            self.output.finish(contents)  # a commit that was cut off
+        else:
+            self.output.commit(contents, [one.part.name for one in made], self.lock)
+        self._warn(told)
+        return TransformResult(self.output.folder.uri, told)
+
+    def _report(self, made: Sequence[Made], status: str, **more: Any) -> dict[str, Any]:
+        config = json.loads(redact(self.settings.model_dump_json()))
+        facts = {**self.facts, "config": config, "versions": versions(), **more}
+        return _told(self.ready, made, self.started, status, **facts)
+
+    def _failed(self, error: BaseException) -> None:
+        """Say so in transform.json, unless nothing can be written or it is another process's by now."""
+        with suppress(InputDataError, RetryableError):
+            self.lock.check()
+            said = str(error) if isinstance(error, NmfDaskError) else f"{type(error).__name__}: {error}"
+            self.output.write_told(self._report([], "failed", error=redact(said)))
+
+    def _due(self, partitions: Sequence[Partition]) -> Iterator[Due]:
+        """The parts to make, under names that other parts do not have; those of an earlier attempt keep theirs."""
+        left = {} if self.settings.run.resume == "never" else self.output.leftovers()
+        number = max([self.contents.next_number(), *(int(name.split("-")[1]) + 1 for name in left.values())])
+        row = self.contents.next_row()
+        versions_of = {one.uri: one.version for one in self.ready.new}
+        for partition in partitions:
+            file = partition.pieces[0].file
+            pieces = [(piece.row_group, piece.start, piece.stop) for piece in partition.pieces]
+            numbered = row if self.settings.corpus.id_column is None else None
+            what = (str(file), versions_of[str(file)], file.digest, pieces, numbered)
+            key = part_key(self.ready.basis, *what)
+            yield Due(partition, left.get(key, f"part-{number:05d}-{key}.parquet"), row)
+            number += key not in left
+            row += partition.n_rows
+
+    def _run(self, cluster: Cluster, due: Sequence[Due]) -> list[Made]:
+        workers = cluster.workers()
+        threads = sum(int(worker["nthreads"]) for worker in workers.values())
+        self.observer.connected(len(workers), threads, cluster.dashboard)
+        self.observer.stage("transform", len(due))
+        made: list[Made] = []
+        try:
+            for low in range(0, len(due), WAVE):
+                made += self._wave(cluster.tasks, due[low : low + WAVE], len(made))
+                self.lock.check()
+            self.facts["peak_memory"] = cluster.peak_memory()
+        finally:
+            self.facts["workers_lost"] = cluster.lost()
+        return made
+
+    def _wave(self, tasks: Tasks, due: Sequence[Due], before: int) -> list[Made]:
+        handed = partial(self._handed, tasks)
+        by_index = {one.partition.index: one for one in due}
+        partitions = [one.partition for one in due]
+        made: list[Any] = [None] * len(due)
+        handles = handed(due)
+        arriving = awaited(
+            tasks, "transform", partitions, handles, lambda one: handed([by_index[one.index]])[0]
+        )
+        for done, (position, value) in enumerate(arriving, before + 1):
+            made[position] = value
+            self.observer.advance(done, partitions[position].text_bytes)
+        return made
+
+    def _handed(self, tasks: Tasks, due: Sequence[Due]) -> list[Any]:
+        corpus = self.settings.corpus
+        make = PartTasks(self.output, corpus.text_column, corpus.id_column).make
+        batch = Batch()
+        # A task like any other: what is lost with its worker is loaded again.
+        folding = batch.call("model", folding_of, self.ready.model.uri)
+        return tasks.submit(batch, [batch.call("transform", make, one, folding) for one in due])
+
+    def _grown(self, parts: Sequence[Part]) -> Contents:
+        """What the output holds with the new parts, in place of those of earlier versions of their files."""
+        taken = dict(self.contents.taken)
+        arrived = iter(parts)
+        by_file: dict[str, list[Part]] = {one.uri: [] for one in self.ready.new}
+        for partition in self.ready.corpus.partitions if self.ready.corpus is not None else ():
+            by_file[str(partition.pieces[0].file)].append(next(arrived))
+        for one in self.ready.new:
+            taken[one.uri] = Taken(one.uri, one.size, one.modified, tuple(by_file[one.uri]))
+        return replace(self.contents, basis=self.ready.basis, taken=taken)
+
+    def _warn(self, told: dict[str, Any]) -> None:
+        for key, message in (
+            ("n_null_texts", "{:,} documents have no text (null); they count as empty"),
+            ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD"),
+            ("n_empty_documents", "{:,} documents hold no known term; their topic is null, their W is zero"),
+            ("workers_lost", "{:,} workers were lost; their work was done again"),
+        ):
+            if told.get(key):
+                self.observer.warn(message.format(told[key]))

@@ -1,0 +1,258 @@
+"""What a transform will read and need, and what of it is done: before anything is written or started."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nmf_dask.config import Settings, redact
+from nmf_dask.corpus import Corpus, Seen, find_corpus, look_at, open_corpus
+from nmf_dask.errors import ConfigurationError, InputDataError
+from nmf_dask.kernels.matrices import padded_width
+from nmf_dask.model import TopicModel
+from nmf_dask.pipeline.parts import SLICE_BYTES, SLICE_ROWS
+from nmf_dask.pipeline.planning import (
+    DRIVER_BYTES,
+    MIB,
+    Memory,
+    amounts,
+    check_apart,
+    check_outside,
+    size_told,
+    told_memory,
+)
+from nmf_dask.store import Contents, Folder, Manifest, Taken, TransformFolder, check_id_name
+from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
+
+H_COPIES = 6  # read, in the layout of the kernels, and on its way from one worker to another
+FEATURE_BYTES = 400  # the vocabulary, and where the terms of a slice are looked up in it
+READING_BYTES = 32 * MIB  # pages that are decoded, and the row group that is written
+W_COPIES = 4
+ID_BYTES = 64
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A transform that was checked: what its output has, what is new, and the new files' corpus."""
+
+    output: TransformFolder
+    model: TopicModel
+    basis: dict[str, Any]
+    contents: Contents | None
+    done: dict[str, Taken]  # of the input, by URI
+    new: list[Seen]
+    corpus: Corpus | None  # of what is new; None: nothing is
+
+
+def prepared(settings: Settings) -> Prepared:
+    """Find out what is to do; reads listings, the model, and the footers of new files.
+
+    Raises ConfigurationError and InputDataError for what cannot be done: an output that is something else, or that
+    holds the W of another model; an input that is not what it was, unless `transform.new_only` asks for the new files.
+    """
+    target, source = settings.output.output, settings.transform.model
+    if target is None or source is None:
+        raise ConfigurationError("a transform needs output.output and transform.model")
+    check_id_name(settings.corpus.id_column or "doc_id")
+    check_apart(settings, "output")
+    check_outside(target, source)
+    output = TransformFolder(Folder(target))
+    output.check_usable()
+    model = TopicModel.load(source)
+    seen = look_at(find_corpus(settings.corpus.input))
+    contents, basis = output.contents(), _basis(settings, model)
+    if contents is not None:
+        _check_same_basis(contents, basis, output)
+    taken: Mapping[str, Taken] = contents.taken if contents is not None else {}
+    done = {
+        one.uri: taken[one.uri] for one in seen if one.uri in taken and taken[one.uri].version == one.version
+    }
+    new = [one for one in seen if one.uri not in done]
+    if contents is not None and not settings.transform.new_only:
+        _check_same_input(taken, seen, output)
+    corpus = open_corpus(settings.corpus, [one.found for one in new], by_file=True) if new else None
+    if corpus is not None:
+        if corpus.n_rows == 0 and not taken:
+            raise InputDataError(
+                f"no document: none of the {len(new)} files has a row (the first: {new[0].uri})"
+            )
+        basis["id_type"] = _id_type(corpus, contents)
+    elif contents is not None:
+        basis["id_type"] = contents.basis.get("id_type")
+    return Prepared(output, model, basis, contents, done, new, corpus)
+
+
+def _basis(settings: Settings, model: TopicModel) -> dict[str, Any]:
+    """What all parts of an output have in common."""
+    manifest = Manifest.load(Folder(model.uri))
+    H = [manifest.digests[name].sha256 for name in manifest.parts("H")]
+    return {
+        "run_id": model.run["run_id"],
+        "H": hashlib.sha256("".join(H).encode()).hexdigest(),
+        "text_column": settings.corpus.text_column,
+        "id_column": settings.corpus.id_column,
+    }
+
+
+def _check_same_basis(contents: Contents, basis: Mapping[str, Any], output: TransformFolder) -> None:
+    names = {
+        "run_id": "the model's run", "H": "H", "text_column": "corpus.text_column", "id_column": "corpus.id_column"
+    }  # fmt: skip
+    other = [
+        f"{name} was {contents.basis.get(key)}, and is {basis[key]}"
+        for key, name in names.items()
+        if contents.basis.get(key) != basis[key]
+    ]
+    if other:
+        raise InputDataError(
+            f"{output.folder} holds W of something else ({'; '.join(other[:2])}), and weights of two models do not go "
+            "together: choose another output, or delete that one"
+        )
+
+
+def _check_same_input(taken: Mapping[str, Taken], seen: list[Seen], output: TransformFolder) -> None:
+    now = {one.uri: one for one in seen}
+    changed = [uri for uri, one in now.items() if uri in taken and taken[uri].version != one.version]
+    parts = [
+        _listed("came", [uri for uri in now if uri not in taken]),
+        _listed("changed", changed),
+        _listed("are not in the input any more", [uri for uri in taken if uri not in now]),
+    ]
+    if any(parts):
+        raise InputDataError(
+            f"{output.folder} holds the W of an input that was another ({'; '.join(filter(None, parts))}): give "
+            "--new-only to keep what is there and make the rest, or choose another output"
+        )
+
+
+def _listed(what: str, uris: list[str]) -> str:
+    if not uris:
+        return ""
+    more = f" and {len(uris) - _SHOWN} more" if len(uris) > _SHOWN else ""
+    return f"files that {what}: {', '.join(map(redact, uris[:_SHOWN]))}{more}"
+
+
+def _id_type(corpus: Corpus, contents: Contents | None) -> str:
+    """Of the ids, which all parts must agree in."""
+    found = str(corpus.id_type)
+    due = contents.basis.get("id_type") if contents is not None else None
+    if corpus.n_rows == 0:
+        return str(due or found)
+    if due is not None and due != found:
+        raise InputDataError(
+            f"column {corpus.settings.id_column!r} has type {found} in {corpus.files[0]}, but {due} in the files "
+            "whose W is made. Ids need one type: write the new files again, or choose another output"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class TransformPlan:
+    """What a transform would do."""
+
+    output: str
+    model: str
+    n_files: int
+    n_files_done: int
+    n_partitions: int
+    n_partitions_done: int
+    n_rows: int
+    text_bytes: int
+    largest_partition: int
+    n_components: int
+    n_features: int
+    workers: int
+    threads_per_worker: int
+    memory_limit: int
+    expected_driver: int
+    expected_worker: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for a machine to read."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The plan for a person to read."""
+        nothing = " (nothing new: running it does nothing)" if self.n_files == 0 else ""
+        return [
+            f"output       {self.output}{nothing}",
+            f"model        {self.model} ({self.n_components} topics, {self.n_features:,} features)",
+            f"done         {self.n_files_done:,} files in {self.n_partitions_done:,} partitions",
+            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {size_told(self.text_bytes)} of text",
+            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
+            f"workers      {self.workers} with {self.threads_per_worker} threads and {size_told(self.memory_limit)}",
+            told_memory(self.expected_driver, self.expected_worker),
+        ]
+
+
+def plan_transform(settings: Settings) -> TransformPlan:
+    """What `transform` would do with these settings; writes nothing.
+
+    Raises what `transform` raises for bad input, and ConfigurationError where the job cannot fit the memory.
+    """
+    planned = planned_of(settings, prepared(settings))
+    if settings.cluster.scheduler is None:
+        check_memory(planned)
+    return planned
+
+
+def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
+    """The plan of a transform that was prepared."""
+    partitions = ready.corpus.partitions if ready.corpus is not None else ()
+    largest = max((one.text_bytes for one in partitions), default=0)
+    workers, threads = settings.cluster.shape()
+    expected = expected_memory(
+        ready.model,
+        partition_bytes=largest,
+        partition_rows=max((one.n_rows for one in partitions), default=0),
+        threads=threads,
+        in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
+    )
+    return TransformPlan(
+        output=redact(ready.output.folder.uri),
+        model=redact(ready.model.uri),
+        n_files=len(ready.new),
+        n_files_done=len(ready.done),
+        n_partitions=len(partitions),
+        n_partitions_done=sum(len(one.parts) for one in ready.done.values()),
+        n_rows=ready.corpus.n_rows if ready.corpus is not None else 0,
+        text_bytes=ready.corpus.text_bytes if ready.corpus is not None else 0,
+        largest_partition=largest,
+        n_components=ready.model.n_components,
+        n_features=len(ready.model.vocabulary),
+        workers=workers,
+        threads_per_worker=threads,
+        memory_limit=settings.cluster.worker_bytes(),
+        expected_driver=expected.driver,
+        expected_worker=expected.worker,
+    )
+
+
+def expected_memory(
+    model: TopicModel, *, partition_bytes: int, partition_rows: int, threads: int, in_process: bool
+) -> Memory:
+    """A bound on the memory of a transform: the model, and one slice of documents a thread. No size of the corpus.
+
+    A document that is larger than a slice is a slice of its own, which no footer tells of.
+    """
+    kp = padded_width(model.n_components)
+    H = len(model.vocabulary) * (kp * 4 * H_COPIES + FEATURE_BYTES)
+    text = min(partition_bytes, SLICE_BYTES)
+    rows = min(partition_rows, SLICE_ROWS)
+    counting = text * (amounts(text, model.vectorizer_settings).counting + 2)
+    slice_ = READING_BYTES + counting + rows * kp * 4 * W_COPIES + partition_rows * ID_BYTES
+    worker = BARE_WORKER_BYTES + threads * slice_ + H
+    return Memory((worker if in_process else DRIVER_BYTES) + H, worker + in_process * H)
+
+
+def check_memory(planned: TransformPlan) -> None:
+    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
+    if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
+        raise ConfigurationError(
+            f"a worker needs about {size_told(planned.expected_worker)} and may use {size_told(planned.memory_limit)}: "
+            "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
+            f"({size_told(planned.largest_partition)} in the largest partition)"
+        )
