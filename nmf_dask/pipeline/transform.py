@@ -133,7 +133,7 @@ class _Job:
     def _due(self, partitions: Sequence[Partition]) -> Iterator[Due]:
         """The parts to make, under names that other parts do not have; those of an earlier attempt keep theirs."""
         left = {} if self.settings.run.resume == "never" else self.output.leftovers()
-        number = max([self.contents.next_number(), *(int(name.split("-")[1]) + 1 for name in left.values())])
+        number = self.contents.next_number()
         row = self.contents.next_row()
         versions_of = {one.uri: one.version for one in self.ready.new}
         for partition in partitions:
@@ -143,7 +143,7 @@ class _Job:
             what = (str(file), versions_of[str(file)], file.digest, pieces, numbered)
             key = part_key(self.ready.basis, *what)
             yield Due(partition, left.get(key, f"part-{number:05d}-{key}.parquet"), row)
-            number += key not in left
+            number += 1
             row += partition.n_rows
 
     def _run(self, cluster: Cluster, due: Sequence[Due]) -> list[Made]:

@@ -323,6 +323,8 @@ def open_run(uri: str) -> RunFolder:
 
 def _is_run(run: RunFolder) -> bool:
     names = run.folder.list()
+    if "transform.json" in names:
+        raise InputDataError(f"{run.folder} is the output of a transform, not a model: give what fit wrote")
     if "run.json" in names or "_SUCCESS" in names:
         return True
     by_name = run.folder.parent.name == "runs" and _RUN_ID.fullmatch(run.run_id) is not None
