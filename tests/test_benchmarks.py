@@ -133,6 +133,14 @@ class TestPrograms:
         assert [row["workers"] for row in model] == [1, 10, 100, 1000] * 2
         assert any(note.startswith("assumptions") for note in report["notes"])
 
+    def test_transform_comes_to_what_scikit_learn_comes_to(self, corpus: str, tmp_path: Path) -> None:
+        options = ["--repeat", "1", "-k", "4", "--sample", "50", "--peer-tol", "1e-3"]
+        report, _ = run("transform", corpus, tmp_path, *options)
+        for loss in ("frobenius", "kullback-leibler"):
+            us, them = report["tables"][f"{loss}: strings to W, medians"]
+            assert us["documents"] == them["documents"] == 400
+            assert us["error of W"] < 1e-4 > us["error of W"] - them["error of W"]
+
     def test_plots(self, corpus: str, tmp_path: Path) -> None:
         image = tmp_path / "loss.png"
         options = ["-k", "4", "--iterations", "6", "--kl-iterations", "4", "--output", str(image)]

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from nmf_dask.kernels.active_sets import Room, Weighted, new_room, solve
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.kernels.coordinate_descent import update_rows as descend
-from nmf_dask.kernels.frobenius import multiply_HT
 from nmf_dask.kernels.kullback_leibler import update_rows
 
 Floats = NDArray[np.float32]
@@ -28,7 +27,7 @@ Offsets = NDArray[np.int64]
 # for every document.
 FLOOR = float(np.finfo(np.float32).eps)
 # What the exact methods begin from; it decides how long they take, and nothing else.
-CD_SWEEPS = 8
+CD_SWEEPS = 6
 KL_SWEEPS = 25
 SMALL = 1e-3  # of the largest part of a row: a part that Newton's method first takes for zero
 MOST_NEWTON = 100  # five or six as a rule
@@ -37,7 +36,7 @@ PROXIMAL = 1e-10  # of a diagonal element, added to it: topics that are the same
 MOST_HALVINGS = 60
 ENOUGH = 1e-4  # of the fall that the slope promises (Armijo)
 ROUNDING = 1e-13  # of a row's sum: the divergence is not known better
-TILE = 512  # rows, of which X Hᵀ is held
+TILE = 64  # rows, of which X Hᵀ is held
 
 
 @compiled
@@ -72,19 +71,36 @@ def fit_rows_frobenius(
         G[t, t] += l2
         diagonal[t] = G[t, t]
     whole = Weighted(indices[:0], np.empty(0), HT, np.ones(kp, np.uint8), l2)
-    c, w, room = np.empty(kp), np.empty(kp), new_room(kp)
-    _sweep_rows(indptr, indices, data, HT, G, l1, W)
-    for i in range(W.shape[0]):
-        for t in range(kp):
-            c[t] = -l1
-            w[t] = W[i, t]
-        for p in range(indptr[i], indptr[i + 1]):
-            x, h = np.float64(data[p]), HT[indices[p]]
+    w, room = np.empty(kp), new_room(kp)
+    C, C32, G32 = np.empty((TILE, kp)), np.empty((TILE, kp), np.float32), G.astype(np.float32)
+    for low in range(0, W.shape[0], TILE):
+        high = min(low + TILE, W.shape[0])
+        for i in range(low, high):
+            _multiply_HT(
+                indices[indptr[i] : indptr[i + 1]], data[indptr[i] : indptr[i + 1]], HT, l1, C[i - low]
+            )
             for t in range(kp):
-                c[t] += x * np.float64(h[t])
-        solve(G, diagonal, c, w, whole, room)
-        for t in range(kp):
-            W[i, t] = w[t]
+                C32[i - low, t] = C[i - low, t]
+                W[i, t] = 0.0
+        # Near to the minimum, in float32: most of the weights that are zero there are zero then.
+        descend(W[low:high], C32[: high - low], G32, 0.0, 0.0, CD_SWEEPS)
+        for i in range(low, high):
+            for t in range(kp):
+                w[t] = W[i, t]
+            solve(G, diagonal, C[i - low], w, whole, room)
+            for t in range(kp):
+                W[i, t] = w[t]
+
+
+@compiled
+def _multiply_HT(rows: Indices, x: Floats, HT: Floats, l1: float, c: Doubles) -> None:
+    """A row of X Hᵀ - l1."""
+    for t in range(c.size):
+        c[t] = -l1
+    for p in range(rows.size):
+        value, h = np.float64(x[p]), HT[rows[p]]
+        for t in range(c.size):
+            c[t] += value * np.float64(h[t])
 
 
 @compiled
@@ -126,19 +142,6 @@ def fit_rows_kullback_leibler(
                 break
         for t in range(kp):
             W[i, t] = w[t]
-
-
-@compiled
-def _sweep_rows(
-    indptr: Offsets, indices: Indices, data: Floats, HT: Floats, G: Doubles, l1: float, W: Floats
-) -> None:
-    """Near to the minimum, in float32: most of the weights that are zero there are zero then."""
-    G32, C = G.astype(np.float32), np.empty((TILE, HT.shape[1]), np.float32)
-    W[:] = np.float32(0.0)
-    for low in range(0, W.shape[0], TILE):
-        high = min(low + TILE, W.shape[0])
-        multiply_HT(indptr, indices, data, low, high, HT, C[: high - low])
-        descend(W[low:high], C[: high - low], G32, l1, 0.0, CD_SWEEPS)
 
 
 class Row(NamedTuple):
