@@ -28,8 +28,8 @@ class PassPlan(NamedTuple):
 # corpora, a few passes of one sweep first ended lower than none (KL on the largest alone did not).
 GENTLE = PassPlan(1, 1, 1)
 GENTLE_PASSES = 5
-# 48,000 abstracts, k=50, five seeds in three orders: 210.333 in the median with half as many topics more, 210.348 with a
-# quarter more, 210.366 with as many again and 210.368 with none; scikit-learn's own median is 210.359. Up to k=20
+# 48,000 abstracts, k=50, five seeds in three orders: 210.333 in the median with half as many topics more, 210.348 with
+# a quarter more, 210.366 with as many again and 210.368 with none; scikit-learn's own median is 210.359. Up to k=20
 # nothing either way.
 MORE_TOPICS = 0.5
 WIDE_PASSES = 2  # with more topics than asked for, after the passes of many rounds

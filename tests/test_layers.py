@@ -23,13 +23,9 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"cluster": {"distributed"}, "distributed": set()},
     {"model": {"store"}, "evaluation": {"model"}, "staging": {"store"}, "store": set()},
     {
-<<<<<<< HEAD
-        "in_memory": {"beginning", "factorization", "schedule"},
+        "in_memory": {"beginning", "factorization", "folding", "schedule"},
         "beginning": {"factorization", "schedule"},
-=======
-        "in_memory": {"factorization", "folding", "schedule"},
         "folding": {"schedule", "vocabulary"},
->>>>>>> 8423ec2 (W of new documents is solved row by row, to the end: what stood beside a document decided when its updates stopped, and its scale)
         "factorization": {"schedule"},
         "schedule": set(),
         "vocabulary": set(),
