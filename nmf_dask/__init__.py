@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nmf_dask.kernels.divergence import kullback_leibler_divergence as kullback_leibler_divergence
     from nmf_dask.model import TopicModel as TopicModel
     from nmf_dask.pipeline import fit as fit
+    from nmf_dask.pipeline import transform as transform
 
 # Imported at first use: the command line answers --version and --help without NumPy, Dask or Arrow.
 _HOMES = {
