@@ -56,7 +56,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.ClickException):
         return error.exit_code, error.format_message()
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return RetryableError.exit_code, INTERRUPTED
+        # click puts its own in place of Python's.
+        return RetryableError.exit_code, str(error) or str(error.__cause__ or "") or INTERRUPTED
     if isinstance(error, MemoryError):
         return RetryableError.exit_code, "out of memory; give the job more, or lower corpus.partition_bytes"
     if isinstance(error, OSError):

@@ -19,8 +19,9 @@ LAST_SECONDS = 9.0  # from a signal to the end: whoever sent it waits ten, and k
 
 @contextmanager
 def termination_as_error() -> Iterator[None]:
-    """While the block runs, the first SIGTERM raises RetryableError, the first SIGINT KeyboardInterrupt.
+    """While the block runs, the first SIGTERM or SIGINT raises KeyboardInterrupt, with a message where it was SIGTERM.
 
+    Nothing less: a clean-up that bears with errors of a store would otherwise bear with being stopped as well.
     Later SIGTERMs leave the clean-up alone: schedulers repeat them. A second SIGINT ends the process at once:
     somebody sits there and means it. So does a clean-up that is not over after LAST_SECONDS, such as one that waits
     for a store that does not answer.
@@ -41,7 +42,7 @@ def termination_as_error() -> Iterator[None]:
             raised.append(
                 KeyboardInterrupt()
                 if signum == signal.SIGINT
-                else RetryableError("stopped by SIGTERM; run the same command again to go on")
+                else KeyboardInterrupt("stopped by SIGTERM; run the same command again to go on")
             )
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, leave_at_once)
