@@ -15,7 +15,7 @@ from nmf_dask.blocks import LocalBlocks, Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState
 from nmf_dask.initialization import pad_H, start
-from nmf_dask.schedule import WIDE_PASSES, first_components, schedule
+from nmf_dask.schedule import first_components, start_passes
 
 Doubles = NDArray[np.float64]
 
@@ -34,11 +34,10 @@ def begin(blocks: LocalBlocks, model: ModelSettings, total: float) -> FitState:
     if wide_k == k:
         return fit.begin(start(blocks, model.init, model.random_state, mean))
     sizes = blocks.sizes._replace(n_components=wide_k)
-    first = schedule(model, sizes)[0]
-    wide_model = model.model_copy(
-        update={"n_components": wide_k, "max_iter": len(first) + WIDE_PASSES, "tol": 0.0}
+    passes = start_passes(model, blocks.sizes)
+    wide_fit = Fit.of(
+        sizes, model.model_copy(update={"n_components": wide_k, "max_iter": passes, "tol": 0.0}), scale
     )
-    wide_fit = replace(Fit.of(sizes, wide_model, scale), first=tuple(first))
     with LocalBlocks.of(blocks.blocks, sizes, blocks.strips, blocks.threads) as wide:
         state = wide_fit.begin(start(wide, model.init, model.random_state, mean))
         while state.stop_reason is None:

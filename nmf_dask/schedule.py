@@ -103,6 +103,12 @@ def first_components(model: ModelSettings, sizes: Sizes) -> int:
     return max(k, min(wide, sizes.n_rows, sizes.n_features))
 
 
+def start_passes(model: ModelSettings, sizes: Sizes) -> int:
+    """How many passes a fit makes with more topics than asked for."""
+    wide = first_components(model, sizes) > model.n_components
+    return len(schedule(model, sizes)[0]) + WIDE_PASSES if wide else 0
+
+
 def strip_count(sizes: Sizes, beta_loss: str) -> int:
     """How many strips to cut: enough for threads and workers, few enough for one scheduler, two at least.
 

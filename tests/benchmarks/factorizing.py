@@ -64,7 +64,7 @@ def _fit(blocks: list[Any], model: Any, threads: int) -> tuple[Any, Any, list[di
     """The fitted blocks, the last state, and (pass, seconds since the start, loss) after init and every pass."""
     from nmf_dask.beginning import begin, fit_of
     from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
-    from nmf_dask.schedule import WIDE_PASSES, first_components, schedule, strip_count
+    from nmf_dask.schedule import start_passes, strip_count
 
     rows = [X.n_rows for X in blocks]
     nnz = sum(len(X.data) for X in blocks)
@@ -75,8 +75,7 @@ def _fit(blocks: list[Any], model: Any, threads: int) -> tuple[Any, Any, list[di
     local = LocalBlocks.of(blocks, sizes, strips, threads)
     fit = fit_of(sizes, model, scale=total / nnz)
     state = begin(local, model, total)
-    wide = first_components(model, sizes) > model.n_components
-    before = len(schedule(model, sizes)[0]) + WIDE_PASSES if wide else 0  # passes that the start made
+    before = start_passes(model, sizes)
     curve = [{"passes": before, "loss": None} | clock.read()]
     while state.stop_reason is None:
         state = fit.advance(local, state)
