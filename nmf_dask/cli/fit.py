@@ -7,14 +7,7 @@ from typing import Any
 import click
 
 from nmf_dask.cli.errors import Console
-from nmf_dask.cli.options import (
-    SettingsCommand,
-    print_plan,
-    print_settings,
-    resolved_of,
-    set_option,
-    verbosity_options,
-)
+from nmf_dask.cli.options import SettingsCommand, carry_out, job_options
 
 REQUIRED = {
     "corpus.input": "give --input URI, or input under [corpus] in the job file",
@@ -29,23 +22,9 @@ REQUIRED = {
     epilog="Each flag is also a key of the job file (in parentheses) and an environment variable, such as "
     "NMF_DASK_MODEL__N_COMPONENTS. A flag wins over the environment, the environment over the file.",
 )
-@click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path())
-@set_option
-@click.option("--dry-run", is_flag=True, help="print the plan, with the memory it needs, and stop")
-@click.option("--print-config", is_flag=True, help="print the effective job file and stop")
-@verbosity_options
+@job_options
 @click.pass_obj
-def command(
-    console: Console,
-    /,
-    job_files: tuple[str, ...],
-    assignments: tuple[str, ...],
-    dry_run: bool,
-    print_config: bool,
-    quiet: int,
-    verbose: int,
-    **flags: Any,
-) -> None:
+def command(console: Console, /, **given: Any) -> None:
     """Corpus to topics: a new run under the model folder.
 
     A run that has finished is not run again; one that was interrupted goes on from its last checkpoint.
@@ -55,18 +34,13 @@ def command(
       nmf-dask fit --input 'corpus/*.parquet' --output model -k 20 --stop-words english
       nmf-dask fit job.toml --input s3://bucket/corpus --output s3://bucket/model --scheduler tcp://head:8786
     """
-    console.verbosity = verbose - quiet
-    resolved = resolved_of(job_files, flags, assignments, {} if print_config else REQUIRED)
-    settings = resolved.settings
-    console.log_format = settings.run.log_format
-    if print_config:
-        print_settings(resolved)
-    elif dry_run:
-        from nmf_dask.pipeline import plan
+    carry_out(console, REQUIRED, _plan, run, **given)
 
-        print_plan(plan(settings), settings.run.log_format)
-    else:
-        run(settings, console)
+
+def _plan(settings: Any) -> Any:
+    from nmf_dask.pipeline import plan
+
+    return plan(settings)
 
 
 def run(settings: Any, console: Console) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from nmf_dask.cli.errors import Console
     from nmf_dask.jobfile import Given, Resolved
 
 # Flag to key. Everything else of a job is set with --set, or in a file.
@@ -164,7 +165,54 @@ def resolved_of(
     return resolve(given, required)
 
 
-def print_settings(resolved: Resolved) -> None:
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what commands that run a job have beside the flags of settings: what `carry_out` takes."""
+    for add in (
+        verbosity_options,
+        click.option("--print-config", is_flag=True, help="print the effective job file and stop"),
+        click.option("--dry-run", is_flag=True, help="print the plan, with the memory it needs, and stop"),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="any setting of the job file; may be repeated",
+        ),
+        click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path()),
+    ):
+        command = add(command)
+    return command
+
+
+def carry_out(
+    console: Console,
+    required: Mapping[str, str],
+    plan: Callable[[Any], Any],
+    run: Callable[[Any, Console], None],
+    /,
+    *,
+    job_files: tuple[str, ...],
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    print_config: bool,
+    quiet: int,
+    verbose: int,
+    **flags: Any,
+) -> None:
+    """Run a job, or print its settings or its plan, as the command line says; `required` as in `resolved_of`."""
+    console.verbosity = verbose - quiet
+    resolved = resolved_of(job_files, flags, assignments, {} if print_config else required)
+    settings = resolved.settings
+    console.log_format = settings.run.log_format
+    if print_config:
+        _print_settings(resolved)
+    elif dry_run:
+        _print_plan(plan(settings), settings.run.log_format)
+    else:
+        run(settings, console)
+
+
+def _print_settings(resolved: Resolved) -> None:
     """The effective job file, on stdout."""
     from nmf_dask.cli.results import write
     from nmf_dask.jobfile import render
@@ -172,23 +220,12 @@ def print_settings(resolved: Resolved) -> None:
     write(render(resolved))
 
 
-def print_plan(planned: Any, log_format: str) -> None:
+def _print_plan(planned: Any, log_format: str) -> None:
     """What a job would do, on stdout."""
     from nmf_dask.cli.logs import json_text
     from nmf_dask.cli.results import write
 
     write(json_text(planned.as_dict()) + "\n" if log_format == "json" else "\n".join(planned.lines()) + "\n")
-
-
-def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--set section.key=value``."""
-    return click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="SECTION.KEY=VALUE",
-        help="any setting of the job file; may be repeated",
-    )(command)
 
 
 def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:

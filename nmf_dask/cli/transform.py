@@ -7,14 +7,7 @@ from typing import Any
 import click
 
 from nmf_dask.cli.errors import Console
-from nmf_dask.cli.options import (
-    SettingsCommand,
-    print_plan,
-    print_settings,
-    resolved_of,
-    set_option,
-    verbosity_options,
-)
+from nmf_dask.cli.options import SettingsCommand, carry_out, job_options
 
 REQUIRED = {
     "transform.model": "give --model URI, or model under [transform] in the job file",
@@ -37,23 +30,9 @@ KEYS = (
     "NMF_DASK_TRANSFORM__NEW_ONLY. A flag wins over the environment, the environment over the file. Settings of "
     "[vectorizer] and [model] are the model's own, whatever a job file says there.",
 )
-@click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path())
-@set_option
-@click.option("--dry-run", is_flag=True, help="print the plan, with the memory it needs, and stop")
-@click.option("--print-config", is_flag=True, help="print the effective job file and stop")
-@verbosity_options
+@job_options
 @click.pass_obj
-def command(
-    console: Console,
-    /,
-    job_files: tuple[str, ...],
-    assignments: tuple[str, ...],
-    dry_run: bool,
-    print_config: bool,
-    quiet: int,
-    verbose: int,
-    **flags: Any,
-) -> None:
+def command(console: Console, /, **given: Any) -> None:
     """W for new documents under a fitted H, in one pass: a part of W for each partition of the input.
 
     The weights of a document depend on the document and the model alone. What is done is not done again: a finished
@@ -64,19 +43,14 @@ def command(
       nmf-dask transform --model model --input 'new/*.parquet' --output weights
       nmf-dask transform --model s3://bucket/model --input s3://bucket/corpus --output s3://bucket/weights --new-only
     """
-    console.verbosity = verbose - quiet
-    _refuse_settings_of_the_fit(assignments)
-    resolved = resolved_of(job_files, flags, assignments, {} if print_config else REQUIRED)
-    settings = resolved.settings
-    console.log_format = settings.run.log_format
-    if print_config:
-        print_settings(resolved)
-    elif dry_run:
-        from nmf_dask.pipeline import plan_transform
+    _refuse_settings_of_the_fit(given["assignments"])
+    carry_out(console, REQUIRED, _plan, run, **given)
 
-        print_plan(plan_transform(settings), settings.run.log_format)
-    else:
-        run(settings, console)
+
+def _plan(settings: Any) -> Any:
+    from nmf_dask.pipeline import plan_transform
+
+    return plan_transform(settings)
 
 
 def _refuse_settings_of_the_fit(assignments: tuple[str, ...]) -> None:
