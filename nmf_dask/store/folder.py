@@ -278,16 +278,7 @@ class Folder:
 
     def write_parquet(self, table: pa.Table) -> Digest:
         """Write one Parquet file: zstd, row groups of about 32 MiB; its digest."""
-        with self.writing() as stream:
-            hashed = _Hashed(stream)
-            pq.write_table(
-                table,
-                hashed,
-                compression="zstd",
-                use_dictionary=_flat(table.schema),
-                row_group_size=_rows_a_group(table),
-            )
-        return hashed.digest
+        return self.write_parquet_slices([table])
 
     def write_parquet_slices(self, tables: Iterable[pa.Table]) -> Digest:
         """Write one Parquet file of tables as they come (one at least), a row group or more each; its digest."""
@@ -323,6 +314,22 @@ def _flat(schema: pa.Schema) -> list[str]:
 
 def _rows_a_group(table: pa.Table) -> int:
     return max(1024, ROW_GROUP_BYTES // max(1, int(table.nbytes) // max(1, int(table.num_rows))))
+
+
+def sync(files: Iterable[Folder]) -> None:
+    """Have the disk itself hold local files that were written; stores do that on their own."""
+    for file in files:
+        if file.is_local:
+            descriptor = os.open(file.path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def hash_of(value: Any) -> str:
+    """16 hexadecimal digits that stand for a value of JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def json_object(data: bytes, where: str) -> dict[str, Any]:

@@ -38,10 +38,7 @@ class Manifest:
 
     def write(self) -> None:
         """Write it into the run's folder."""
-        files = {
-            name: {"bytes": one.n_bytes, "sha256": one.sha256} for name, one in sorted(self.digests.items())
-        }
-        (self.run / "manifest.json").write_json({"files": files})
+        (self.run / "manifest.json").write_json(told_digests(self.digests))
 
     def parts(self, folder: str) -> list[str]:
         """Names of the files in a folder of the run, W or H, in order."""
@@ -73,6 +70,13 @@ class Manifest:
                 f"its content changed. {_remedy(self.run)}"
             )
         return data
+
+
+def told_digests(digests: Mapping[str, Digest]) -> dict[str, Any]:
+    """Of files by their paths, as a manifest holds them and `Manifest.load` reads them."""
+    return {
+        "files": {name: {"bytes": one.n_bytes, "sha256": one.sha256} for name, one in sorted(digests.items())}
+    }
 
 
 def _remedy(run: Folder) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import pyarrow.fs as pafs
 
 from nmf_dask.config import Settings
 from nmf_dask.errors import InputDataError, RetryableError
-from nmf_dask.store.folder import Digest, Folder, MissingFileError
+from nmf_dask.store.folder import Digest, Folder, MissingFileError, hash_of, sync
 from nmf_dask.store.lock import ModelLock, check_not_taken
 from nmf_dask.store.manifest import Manifest
 
@@ -48,7 +47,7 @@ def run_id(settings: Settings, fingerprint: str) -> str:
         "model": settings.model.model_dump(mode="json"),
         "n_top_terms": settings.output.n_top_terms,
     }
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+    return hash_of(chosen)
 
 
 def _stop_words(chosen: str | tuple[str, ...] | None) -> str | None:
@@ -187,14 +186,7 @@ class RunFolder:
         files = {self.name_of(file): file for file in results}
         known = {name: digests.get(name) or Digest.of(file.read_bytes()) for name, file in files.items()}
         Manifest(self.folder, known).write()
-        if not self.folder.is_local:
-            return  # stores do that on their own
-        for file in (*results, self.folder / "manifest.json"):
-            descriptor = os.open(file.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync([*results, self.folder / "manifest.json"])
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,6 @@ that it names is right at any time, and whoever reads all of W/ is right while `
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,9 +24,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from nmf_dask.errors import InputDataError, NmfDaskError
-from nmf_dask.store.folder import Digest, Folder, MissingFileError
+from nmf_dask.store.folder import Digest, Folder, MissingFileError, hash_of, sync
 from nmf_dask.store.lock import ModelLock
-from nmf_dask.store.manifest import Manifest
+from nmf_dask.store.manifest import Manifest, told_digests
 from nmf_dask.store.runs import check_writable
 
 TRANSFORM_VERSION = 1
@@ -39,7 +36,7 @@ _OWN = {"W", "manifest.json", "transform.json", "_SUCCESS", "_LOCK", "_work"}
 
 def part_key(basis: Mapping[str, Any], *more: Any) -> str:
     """Hash of what decides the content of a part: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps([basis, *more], sort_keys=True).encode()).hexdigest()[:16]
+    return hash_of([basis, *more])
 
 
 @dataclass(frozen=True)
@@ -203,9 +200,9 @@ class TransformFolder:
         Raises RetryableError where another process has taken over the lock.
         """
         lock.check()
-        self._sync([self.part(name) for name in new])
+        sync(self.part(name) for name in new)
         (self.folder / "manifest.json").write_json(_told(contents))
-        self._sync([self.folder / "manifest.json"])
+        sync([self.folder / "manifest.json"])
         self.finish(contents)
 
     def finish(self, contents: Contents) -> None:
@@ -224,22 +221,12 @@ class TransformFolder:
         for name in manifest.parts("W"):
             yield manifest.read_parquet(name)
 
-    def _sync(self, files: Sequence[Folder]) -> None:
-        if not self.folder.is_local:
-            return  # stores do that on their own
-        for file in files:
-            descriptor = os.open(file.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
 
 def _told(contents: Contents) -> dict[str, Any]:
-    """As manifest.json holds it; `files` is what `Manifest` reads."""
+    """As manifest.json holds it."""
     return {
         "format_version": TRANSFORM_VERSION,
         "basis": contents.basis,
         "inputs": [asdict(one) for one in contents.taken.values()],
-        "files": {f"W/{part.name}": {"bytes": part.bytes, "sha256": part.sha256} for part in contents.parts},
+        **told_digests({f"W/{part.name}": part.digest for part in contents.parts}),
     }
