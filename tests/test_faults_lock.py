@@ -110,8 +110,13 @@ def test_of_two_at_once_in_a_store_one_has_the_lock_twenty_times_in_a_row(bucket
     assert all(re.match(LOCKED, refusal) for refusal in refusals), refusals
 
 
-def commit_of_two(corpus: Path, model: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_of_two_commands_at_once_one_commits(tmp_path: Path, bucket: str, place: str, attempt: int) -> None:
     """Two whole commands at the same moment, which differ in k; one of them commits."""
+    corpus = write_corpus(tmp_path / "c", generated_texts(300), 2)
+    model = str(tmp_path / "m") if place == "disk" else f"{bucket}/m"
     both = [
         Driver("one", "fit", "--input", corpus, "--output", model, "-k", k, "--max-iter", 20) for k in (4, 5)
     ]
@@ -126,14 +131,6 @@ def commit_of_two(corpus: Path, model: str) -> None:
     assert run.is_committed()
     assert (folder.folder / "LATEST").read_bytes().decode().strip() == run.run_id
     assert not [name for name in folder.folder.list() if name.startswith("LOCK")]
-
-
-@pytest.mark.slow
-def test_of_two_commands_at_once_one_commits(tmp_path: Path, bucket: str) -> None:
-    corpus = write_corpus(tmp_path / "c", generated_texts(300), 2)
-    for attempt in range(2):
-        commit_of_two(corpus, str(tmp_path / f"m{attempt}"))
-        commit_of_two(corpus, f"{bucket}/m{attempt}")
 
 
 def test_what_was_committed_while_one_waited_for_the_lock_is_not_done_again(
