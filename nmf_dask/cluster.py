@@ -24,6 +24,7 @@ import nmf_dask
 from nmf_dask.config import ClusterSettings, parse_bytes
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
+from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss, shrink
 from nmf_dask.tasks import beyond_itself
 
@@ -93,6 +94,12 @@ class Cluster:
         """What the scheduler says of the workers that are there now."""
         workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
         return workers
+
+    def introduce(self, observer: Observer) -> None:
+        """Tell who runs the job."""
+        workers = self.workers()
+        threads = sum(int(worker["nthreads"]) for worker in workers.values())
+        observer.connected(len(workers), threads, self.dashboard)
 
     def lost(self) -> int:
         """Workers that went while the job ran, without having been told to."""

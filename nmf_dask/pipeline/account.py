@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from platform import python_version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,26 +54,12 @@ class Account:
     def tell(self, **facts: Any) -> None:
         """Take facts in; the user hears of those that are survived."""
         self.told |= facts
-        for key, message in (
-            ("n_null_texts", "{:,} documents have no text (null); they count as empty"),
-            ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD"),
-            ("n_empty_documents", "{:,} documents hold no selected term; their W is zero"),
-            ("dead_topics", "topics without any document: {}; lower -k"),
-            ("workers_lost", "{:,} workers were lost; their work was done again"),
-        ):
-            if facts.get(key):
-                self.observer.warn(message.format(facts[key]))
+        warn_of(self.observer, facts, "{:,} documents hold no selected term; their W is zero")
 
     def tell_topics(self, H_sums: Any, written: list[Written]) -> None:
         """The share of each topic, from the sums of the rows of H and what was written of W."""
-        weights = np.sum([one.weights for one in written], axis=0) * H_sums
-        documents = np.sum([one.documents for one in written], axis=0)
-        total = float(np.sum(weights)) or 1.0
-        topics = [
-            {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
-            for t in range(len(weights))
-        ]
-        self.tell(topics=topics, dead_topics=[t for t in range(len(weights)) if weights[t] <= 0])
+        topics = topics_told(H_sums, written)
+        self.tell(topics=topics, dead_topics=[one["topic"] for one in topics if one["share"] <= 0])
 
     def report(self, status: str, error: BaseException | None = None) -> dict[str, Any]:
         """Content of run.json, without credentials."""
@@ -82,20 +68,61 @@ class Account:
             file["uri"] = redact(file["uri"])
         report = {
             "status": status,
-            "config": json.loads(redact(self.settings.model_dump_json())),
-            "versions": versions(),
+            **basis_of(self.settings),
             "input": source,
             **self.told,
             "stages": self.stages,
             "resumed_from": self.resumed_from,
         }
         if error is not None:
-            known = isinstance(error, NmfDaskError)
-            report["error"] = redact(str(error) if known else f"{type(error).__name__}: {error}")
+            report["error"] = failure(error)
         return report
 
 
-def versions() -> dict[str, str]:
-    """Of this package, Python, and what numbers depend on."""
+class Counted(Protocol):
+    """A part of W that was written: the sums of its columns, its documents by their largest weight, k of each."""
+
+    @property
+    def weights(self) -> Any: ...
+
+    @property
+    def documents(self) -> Any: ...
+
+
+def topics_told(H_sums: Any, parts: Sequence[Counted]) -> list[dict[str, Any]]:
+    """The share and the documents of each topic, from the sums of the rows of H (k,) and the parts of W."""
+    weights = np.sum([one.weights for one in parts], axis=0) * H_sums if parts else 0 * H_sums
+    documents = np.sum([one.documents for one in parts], axis=0) if parts else np.zeros(len(H_sums), int)
+    total = float(np.sum(weights)) or 1.0
+    return [
+        {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
+        for t in range(len(weights))
+    ]
+
+
+def warn_of(observer: Observer, facts: Mapping[str, Any], empty: str) -> None:
+    """The user hears of what is survived; `empty` says what became of documents without terms."""
+    for key, message in (
+        ("n_null_texts", "{:,} documents have no text (null); they count as empty"),
+        ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD"),
+        ("n_empty_documents", empty),
+        ("dead_topics", "topics without any document: {}; lower -k"),
+        ("workers_lost", "{:,} workers were lost; their work was done again"),
+    ):
+        if facts.get(key):
+            observer.warn(message.format(facts[key]))
+
+
+def failure(error: BaseException) -> str:
+    """What a file that tells of a job says of its error, without credentials."""
+    known = isinstance(error, NmfDaskError)
+    return redact(str(error) if known else f"{type(error).__name__}: {error}")
+
+
+def basis_of(settings: Settings) -> dict[str, Any]:
+    """What a job was made by: its settings, without credentials, and the versions that numbers depend on."""
     own = {"nmf-dask": nmf_dask.__version__, "python": python_version()}
-    return own | {name: version(name) for name in _PACKAGES}
+    return {
+        "config": json.loads(redact(settings.model_dump_json())),
+        "versions": own | {name: version(name) for name in _PACKAGES},
+    }

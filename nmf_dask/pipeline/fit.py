@@ -162,9 +162,7 @@ class Job:
             self.run.write_run(self.account.report("failed", error))
 
     def _run(self, cluster: Cluster) -> None:
-        workers = cluster.workers()
-        threads = sum(int(worker["nthreads"]) for worker in workers.values())
-        self.observer.connected(len(workers), threads, cluster.dashboard)
+        cluster.introduce(self.observer)
         self._warn_of_paused(cluster)
         self.account.stages["plan"] = {"seconds": time.perf_counter() - self.started, "bytes": 0}
         try:

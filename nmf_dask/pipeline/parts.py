@@ -15,6 +15,7 @@ from nmf_dask.corpus import Partition, read_ids, read_texts_by_slices
 from nmf_dask.errors import InputDataError
 from nmf_dask.folding import Folding
 from nmf_dask.model import TopicModel
+from nmf_dask.pipeline.account import topics_told
 from nmf_dask.store import Part, TransformFolder, w_table
 
 # What is counted and weighed at a time: enough for the few milliseconds that a slice costs by itself to be nothing,
@@ -129,16 +130,10 @@ class PartTasks:
 
 def told_of(parts: list[Part], H_sums: NDArray[np.float64]) -> dict[str, Any]:
     """Numbers of all parts together, with the share of each topic; `H_sums` (k,) are those of H's rows."""
-    weights = np.sum([part.weights for part in parts], axis=0) * H_sums if parts else 0 * H_sums
-    documents = np.sum([part.documents for part in parts], axis=0) if parts else np.zeros(len(H_sums), int)
-    total = float(weights.sum()) or 1.0
     return {
         "n_documents": sum(part.n_documents for part in parts),
         "n_empty_documents": sum(part.n_empty for part in parts),
         "n_null_texts": sum(part.n_null for part in parts),
         "n_invalid_utf8": sum(part.n_invalid for part in parts),
-        "topics": [
-            {"topic": t, "share": float(weights[t] / total), "n_documents": int(documents[t])}
-            for t in range(len(weights))
-        ],
+        "topics": topics_told(H_sums, parts),
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, redact
@@ -119,9 +119,47 @@ def expected_staging(
     return counts + 2 * checkpoint
 
 
+class Planned:
+    """What the plans of all jobs tell; fields of the dataclasses that derive from it."""
+
+    n_files: int
+    n_partitions: int
+    n_rows: int
+    text_bytes: int
+    largest_partition: int
+    workers: int
+    threads_per_worker: int
+    memory_limit: int
+    expected_driver: int
+    expected_worker: int
+    also_lower: ClassVar[str] = ""
+    """What else makes the job smaller than the size of a partition."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan for a machine to read."""
+        return dict(vars(self))
+
+    def input_lines(self) -> list[str]:
+        """What is read, for a person to read."""
+        return [
+            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {size_told(self.text_bytes)} of text",
+            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
+        ]
+
+    def worker_lines(self) -> list[str]:
+        """Where it runs, and what it needs there."""
+        driver, worker = size_told(self.expected_driver), size_told(self.expected_worker)
+        return [
+            f"workers      {self.workers} with {self.threads_per_worker} threads and {size_told(self.memory_limit)}",
+            f"memory       driver {driver}, each worker {worker} at most",
+        ]
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Planned):
     """What a fit would do."""
+
+    also_lower = ", --max-features or -k"
 
     run_id: str
     output: str
@@ -140,28 +178,17 @@ class Plan:
     staging: str
     expected_staging: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """The plan for a machine to read."""
-        return asdict(self)
-
     def lines(self) -> list[str]:
         """The plan for a person to read."""
         done = " (finished: running it again does nothing)" if self.finished_before else ""
         return [
             f"run          {self.run_id}{done}",
             f"output       {self.output}",
-            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {size_told(self.text_bytes)} of text",
-            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
+            *self.input_lines(),
             f"features     at most {self.n_features:,}",
-            f"workers      {self.workers} with {self.threads_per_worker} threads and {size_told(self.memory_limit)}",
-            told_memory(self.expected_driver, self.expected_worker),
+            *self.worker_lines(),
             f"staging      {size_told(self.expected_staging)} at most, in {self.staging}{_free(self.staging)}",
         ]
-
-
-def told_memory(driver: int, worker: int) -> str:
-    """A line of a plan."""
-    return f"memory       driver {size_told(driver)}, each worker {size_told(worker)} at most"
 
 
 def size_told(n_bytes: int) -> str:
@@ -292,11 +319,11 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
     )
 
 
-def check_memory(planned: Plan) -> None:
+def check_memory(planned: Planned) -> None:
     """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
     if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
         raise ConfigurationError(
             f"a worker needs about {size_told(planned.expected_worker)} and may use {size_told(planned.memory_limit)}: "
             "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
-            f"({size_told(planned.largest_partition)} in the largest partition), --max-features or -k"
+            f"({size_told(planned.largest_partition)} in the largest partition){planned.also_lower}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,12 +13,13 @@ import numpy as np
 
 from nmf_dask.config import Settings, redact
 from nmf_dask.corpus import Partition
-from nmf_dask.errors import InputDataError, NmfDaskError, RetryableError
+from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline.account import versions
+from nmf_dask.pipeline.account import basis_of, failure, warn_of
 from nmf_dask.pipeline.deaths import awaited
 from nmf_dask.pipeline.parts import Due, Made, PartTasks, folding_of, told_of
-from nmf_dask.pipeline.transform_plan import Prepared, check_memory, planned_of, prepared
+from nmf_dask.pipeline.planning import check_memory
+from nmf_dask.pipeline.transform_plan import Prepared, planned_of, prepared
 from nmf_dask.store import Contents, ModelLock, Part, Taken, part_key
 from nmf_dask.tasks import Batch, Tasks
 
@@ -115,20 +115,19 @@ class _Job:
             self.output.finish(contents)  # a commit that was cut off
         else:
             self.output.commit(contents, [one.part.name for one in made], self.lock)
-        self._warn(told)
+        empty = "{:,} documents hold no known term; their topic is null, their W is zero"
+        warn_of(self.observer, told, empty)
         return TransformResult(self.output.folder.uri, told)
 
     def _report(self, made: Sequence[Made], status: str, **more: Any) -> dict[str, Any]:
-        config = json.loads(redact(self.settings.model_dump_json()))
-        facts = {**self.facts, "config": config, "versions": versions(), **more}
+        facts = {**self.facts, **basis_of(self.settings), **more}
         return _told(self.ready, made, self.started, status, **facts)
 
     def _failed(self, error: BaseException) -> None:
         """Say so in transform.json, unless nothing can be written or it is another process's by now."""
         with suppress(InputDataError, RetryableError):
             self.lock.check()
-            said = str(error) if isinstance(error, NmfDaskError) else f"{type(error).__name__}: {error}"
-            self.output.write_told(self._report([], "failed", error=redact(said)))
+            self.output.write_told(self._report([], "failed", error=failure(error)))
 
     def _due(self, partitions: Sequence[Partition]) -> Iterator[Due]:
         """The parts to make, under names that other parts do not have; those of an earlier attempt keep theirs."""
@@ -147,9 +146,7 @@ class _Job:
             row += partition.n_rows
 
     def _run(self, cluster: Cluster, due: Sequence[Due]) -> list[Made]:
-        workers = cluster.workers()
-        threads = sum(int(worker["nthreads"]) for worker in workers.values())
-        self.observer.connected(len(workers), threads, cluster.dashboard)
+        cluster.introduce(self.observer)
         self.observer.stage("transform", len(due))
         made: list[Made] = []
         try:
@@ -193,13 +190,3 @@ class _Job:
         for one in self.ready.new:
             taken[one.uri] = Taken(one.uri, one.size, one.modified, tuple(by_file[one.uri]))
         return replace(self.contents, basis=self.ready.basis, taken=taken)
-
-    def _warn(self, told: dict[str, Any]) -> None:
-        for key, message in (
-            ("n_null_texts", "{:,} documents have no text (null); they count as empty"),
-            ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD"),
-            ("n_empty_documents", "{:,} documents hold no known term; their topic is null, their W is zero"),
-            ("workers_lost", "{:,} workers were lost; their work was done again"),
-        ):
-            if told.get(key):
-                self.observer.warn(message.format(told[key]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from nmf_dask.config import Settings, redact
@@ -17,14 +17,14 @@ from nmf_dask.pipeline.planning import (
     DRIVER_BYTES,
     MIB,
     Memory,
+    Planned,
     amounts,
     check_apart,
+    check_memory,
     check_outside,
-    size_told,
-    told_memory,
 )
 from nmf_dask.store import Contents, Folder, Manifest, Taken, TransformFolder, check_id_name
-from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
+from nmf_dask.tasks import BARE_WORKER_BYTES
 
 H_COPIES = 6  # read, in the layout of the kernels, and on its way from one worker to another
 FEATURE_BYTES = 400  # the vocabulary, and where the terms of a slice are looked up in it
@@ -150,7 +150,7 @@ def _id_type(corpus: Corpus, contents: Contents | None) -> str:
 
 
 @dataclass(frozen=True)
-class TransformPlan:
+class TransformPlan(Planned):
     """What a transform would do."""
 
     output: str
@@ -170,10 +170,6 @@ class TransformPlan:
     expected_driver: int
     expected_worker: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """The plan for a machine to read."""
-        return asdict(self)
-
     def lines(self) -> list[str]:
         """The plan for a person to read."""
         nothing = " (nothing new: running it does nothing)" if self.n_files == 0 else ""
@@ -181,10 +177,8 @@ class TransformPlan:
             f"output       {self.output}{nothing}",
             f"model        {self.model} ({self.n_components} topics, {self.n_features:,} features)",
             f"done         {self.n_files_done:,} files in {self.n_partitions_done:,} partitions",
-            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {size_told(self.text_bytes)} of text",
-            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
-            f"workers      {self.workers} with {self.threads_per_worker} threads and {size_told(self.memory_limit)}",
-            told_memory(self.expected_driver, self.expected_worker),
+            *self.input_lines(),
+            *self.worker_lines(),
         ]
 
 
@@ -246,13 +240,3 @@ def expected_memory(
     slice_ = READING_BYTES + counting + rows * kp * 4 * W_COPIES + partition_rows * ID_BYTES
     worker = BARE_WORKER_BYTES + threads * slice_ + H
     return Memory((worker if in_process else DRIVER_BYTES) + H, worker + in_process * H)
-
-
-def check_memory(planned: TransformPlan) -> None:
-    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
-    if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
-        raise ConfigurationError(
-            f"a worker needs about {size_told(planned.expected_worker)} and may use {size_told(planned.memory_limit)}: "
-            "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
-            f"({size_told(planned.largest_partition)} in the largest partition)"
-        )
