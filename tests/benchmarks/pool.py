@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss
 from nmf_dask.tasks import Batch, Ref, Tasks
 
@@ -102,10 +103,9 @@ class PoolCluster:
     tasks: PoolTasks
     memory_limit: int
     size: int
-    dashboard: str | None = None
 
-    def workers(self) -> dict[str, Any]:
-        return {"pool": {"nthreads": self.size}}
+    def introduce(self, observer: Observer) -> None:
+        observer.connected(1, self.size, None)
 
     def lost(self) -> int:
         return 0
