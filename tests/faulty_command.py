@@ -5,6 +5,7 @@
 The pass after the fifth can be made to take long (`slow_pass`): each of its visits of a strip takes ten minutes.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -136,7 +137,18 @@ def slow_pass(folder: Path) -> tuple[Callable[[], bool], dict[str, str]]:
 
 def checkpoints(model: Path) -> list[str]:
     """Names of the checkpoints of a model's runs that are whole, in order."""
-    return sorted(file.parent.name for file in model.glob("runs/*/_work/checkpoints/*/state.json"))
+    return sorted(
+        file.parent.name for file in model.glob("runs/*/_work/checkpoints/*/state.json") if _is_whole(file)
+    )
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether its writer was not killed, or is not, between its first byte and its last."""
+    try:
+        json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 if __name__ == "__main__":
