@@ -55,6 +55,11 @@ class Stage:
         return self.folder / "blocks" / f"part-{partition:05d}.arrow"
 
     @property
+    def passes(self) -> Folder:
+        """The folder of what passes left since the last checkpoint."""
+        return self.folder / "passes"
+
+    @property
     def checkpoints(self) -> Folder:
         """The folder of all checkpoints."""
         return self.folder / "checkpoints"

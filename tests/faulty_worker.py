@@ -85,6 +85,11 @@ def kind_of_visit(step: Any, *_: Any) -> str:
     return "start" if isinstance(step, FoldIn) else "visit"
 
 
+def strip_of_visit(step: Any, blocks: Any, strip: Any, *_: Any) -> str:
+    """The first of the strip's rows, which tells it from the others."""
+    return f"{strip[0].block}:{strip[0].start}"
+
+
 def watch(
     place: Any, name: str, label: str | Callable[..., str], about: Callable[..., object] = nothing
 ) -> None:
@@ -98,7 +103,9 @@ watch(nmf_dask.vocabulary, "select", "select")
 watch(nmf_dask.pipeline.fitting, "fit_sample", "sample")
 watch(nmf_dask.pipeline.fitting, "save_weights", "save", lambda file, *_: file.name)
 watch(nmf_dask.pipeline.fitting, "load_weights", "load", lambda file: file.name)
-watch(nmf_dask.distributed, "visit_a_strip", kind_of_visit)
+watch(nmf_dask.pipeline.fitting, "save_outcome", "keep")
+watch(nmf_dask.pipeline.fitting, "load_outcome", "kept")
+watch(nmf_dask.distributed, "visit_a_strip", kind_of_visit, strip_of_visit)
 watch(Close, "__call__", "update")
 # As `small_strips` of the tests has it in the process of the job.
 nmf_dask.pipeline.fitting.strip_count = lambda sizes, beta_loss: 8

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, default_client
+from distributed import Client, default_client, wait
 
 from nmf_dask import fit, schedule
+from nmf_dask.distributed import TaskBlocks
 from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline import FitResult, fitting
@@ -51,7 +52,7 @@ stages.count_texts = deadly
 """
 # By the calls that `tests.faulty_worker` knows: init is sample and start; update is what comes between two passes.
 STAGES = ("count", "select", "weigh", "sample", "visit", "update", "write")
-MORE_STAGES = ("start", "save", "load")
+MORE_STAGES = ("start", "save", "load", "keep", "kept")  # the last two of H, after each pass
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -241,6 +242,7 @@ def test_the_worker_that_holds_H_dies(tmp_path, corpus, undisturbed, faults, mon
     def kill_it() -> None:
         client = default_client()
         H = seen[-1].outcome()
+        wait(H)
         holders = client.who_has([H])[H.key]
         if lost or len(holders) > 2:
             return
@@ -256,6 +258,54 @@ def test_the_worker_that_holds_H_dies(tmp_path, corpus, undisturbed, faults, mon
     assert lost
     assert results_of(job_done) == undisturbed
     assert job_done.run["workers_lost"] == len(lost)
+    assert len(faults.calls("sample")) == 1
+
+
+@pytest.mark.parametrize("undone", [3, 10])
+def test_a_death_has_the_strips_of_the_dead_visited_again_and_no_others(
+    tmp_path, corpus, undisturbed, faults, monkeypatch, undone
+):
+    """Catches an H whose lineage is the visits of all strips, in every pass since the last checkpoint.
+
+    The worker that holds H dies between two passes, after the tenth: `undone` passes after a checkpoint, or the start.
+    """
+    faults.renew()
+    seen: list[fitting.ManyTasks] = []
+    advance = fitting.ManyTasks.advance
+    monkeypatch.setattr(fitting.ManyTasks, "advance", lambda self: (seen.append(self), advance(self))[1])
+    steps: list[str] = []
+    visit = TaskBlocks.visit
+    monkeypatch.setattr(
+        TaskBlocks,
+        "visit",
+        lambda self, step, *more: (steps.append(type(step).__name__), visit(self, step, *more))[1],
+    )
+    dead: set[str] = set()
+
+    def kill_one() -> None:
+        client = default_client()
+        W, H = seen[-1].weights(), seen[-1].outcome()
+        wait(H)
+        held = client.who_has([*W, H])
+        worker = held[H.key][0]
+        for strip, w in zip(seen[-1].problem.strips, W, strict=True):
+            if worker in held[w.key]:
+                dead.add(f"{strip[0].block}:{strip[0].start}")
+        kill(processes_of_workers()[worker])
+
+    every = 10 - undone or 100
+    result = job(faults, corpus, tmp_path / "m", AtMoments(fit_10=kill_one), run={"checkpoint_every": every})
+    assert results_of(result) == undisturbed
+    assert result.run["workers_lost"] == 1
+    visits = Counter(strip for _, strip in faults.calls("visit"))
+    print(f"{len(dead)} of {N_STRIPS} strips were on the dead worker; visits: {sorted(visits.values())}")
+    assert len(visits) == N_STRIPS
+    asked = steps.count("Visit")
+    assert {strip: visits[strip] for strip in visits if strip not in dead} == dict.fromkeys(
+        set(visits) - dead, asked
+    )
+    assert all(asked <= visits[strip] <= asked + undone for strip in dead)
+    assert len(faults.calls("start")) <= N_STRIPS + len(dead)
     assert len(faults.calls("sample")) == 1
 
 

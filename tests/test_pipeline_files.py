@@ -1,6 +1,7 @@
 """What a run leaves: files, schemas, run.json; and that others can read them."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -13,9 +14,11 @@ import pytest
 
 from nmf_dask import TopicModel, fit
 from nmf_dask.errors import ConfigurationError
-from nmf_dask.pipeline import plan
+from nmf_dask.observer import Observer
+from nmf_dask.pipeline import fitting, plan
+from nmf_dask.store import Folder
 from tests.corpora import corpus_folder
-from tests.small_corpora import files_of, generated_texts, settings_of, w_table_of, write_corpus
+from tests.small_corpora import files_of, generated_texts, settings_of, w_table_of, wh_bytes, write_corpus
 
 TEXTS = [*generated_texts(200), "", None, "unheard"]
 WEIGHTS = pa.list_(pa.field("item", pa.float32()), 5)
@@ -180,6 +183,43 @@ def test_scratch_is_used_and_left_empty(tmp_path, corpus):
     result = fit(settings_of(corpus, tmp_path / "m", run={"scratch": str(scratch)}))
     assert result.run["status"] == "done"
     assert list(scratch.iterdir()) == []
+
+
+class Listing(Observer):
+    """After each pass, before a checkpoint: the files that passes left."""
+
+    def __init__(self, scratch: str) -> None:
+        self.scratch = Folder(scratch)
+        self.found: list[set[str]] = []
+
+    def passed(self, row):
+        [run] = self.scratch.list()
+        self.found.append(set((self.scratch / run / "passes").list()))
+
+
+@pytest.mark.parametrize("scheme", ["disk", "s3"])
+def test_H_of_passes_is_in_files_until_the_next_checkpoint(
+    tmp_path, corpus, monkeypatch, scheme, request: pytest.FixtureRequest
+):
+    """Catches files that pile up, or go while something hangs on them, on a disk and in an object store."""
+    monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
+    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+    scratch = str(tmp_path / "scratch")
+    if scheme == "s3":
+        request.getfixturevalue("empty_bucket")("passes")
+        scratch = "s3://passes/scratch"
+    model = {"max_iter": 8, "tol": 0.0}
+    listing = Listing(scratch)
+    staged = fit(
+        settings_of(corpus, tmp_path / "m", model=model, run={"scratch": scratch, "checkpoint_every": 3}),
+        listing,
+    )
+    assert [len(names) for names in listing.found][:3] == [2, 3, 4]  # of the start, and of each pass
+    for before, after in pairwise(listing.found[2::3]):
+        assert before.isdisjoint(after)
+    assert all(len(names) >= 1 for names in listing.found)
+    assert Folder(scratch).list() == ()
+    assert wh_bytes(staged.uri) == wh_bytes(fit(settings_of(corpus, tmp_path / "n", model=model)).uri)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Checkpoints:
         self._saved = 0  # passes that a checkpoint holds
 
     def save(self, fitting: Fitting, every: int = 1) -> None:
-        """Write a checkpoint where `every` passes are not in one yet; the ones before it go once it is whole.
+        """Write a checkpoint where `every` passes are not in one yet; what passes left before it goes once it is whole.
 
         Raises RetryableError where another process has taken over the lock: the files are now its own.
         """
@@ -34,10 +34,11 @@ class Checkpoints:
         self.lock.check()
         fitting.save(self.stage.checkpoint(number))
         self._saved = number
-        for name in self.stage.checkpoints.list():
-            if name != self.stage.checkpoint(number).name:
+        before = [self.stage.checkpoints / name for name in self.stage.checkpoints.list()]
+        for folder in (self.stage.passes, *before):
+            if folder.name != self.stage.checkpoint(number).name:
                 with suppress(InputDataError, RetryableError):  # it is in nobody's way
-                    (self.stage.checkpoints / name).delete()
+                    folder.delete()
 
     @contextmanager
     def kept(self, fitting: Fitting) -> Iterator[None]:

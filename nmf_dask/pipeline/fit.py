@@ -308,7 +308,7 @@ class Job:
             self._written(tasks, vocabulary, fitting)
 
     def _begun(self, tasks: Tasks, problem: Problem) -> Fitting:
-        fitting = fitting_of(tasks, problem)
+        fitting = fitting_of(tasks, problem, self.stage.passes)
         again = "init" in self.account.stages
         with self.account.timed("init"):
             self.patience.reached("init")

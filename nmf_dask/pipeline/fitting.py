@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,10 +19,12 @@ from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
+from nmf_dask.kernels.matrices import on_cache_line, read_only
+from nmf_dask.kernels.objective import Factor
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, is_plain, strip_count
 from nmf_dask.staging import StagedBlocks
-from nmf_dask.store import Folder, read_arrays, write_arrays
+from nmf_dask.store import Folder, StageDamaged, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks, let_go
 
 if TYPE_CHECKING:
@@ -152,7 +156,7 @@ class Fitting(ABC):
         for i, ref in enumerate(refs):
             if self.spreads:
                 batch.place(ref, i / n_strips)
-        refs.append(batch.call("load", load_outcome, _outcome_file(folder), self.problem.fit))
+        refs.append(batch.call("load", load_outcome, _outcome_file(folder)))
         handles = self.tasks.submit(batch, refs)
         for position in self.tasks.completed(handles):
             self.tasks.check(handles[position])
@@ -181,17 +185,20 @@ def load_weights(file: Folder) -> Weights:
 
 def save_outcome(file: Folder, outcome: Outcome) -> None:
     """A task: H into a file, with what the next pass meets rows with."""
-    arrays = {"HT": outcome.HT, "carried": outcome.factor.HT}
-    if outcome.factor.reset is not None:
-        arrays["reset"] = outcome.factor.reset
+    factor = outcome.factor
+    arrays: dict[str, NDArray[Any]] = {"HT": outcome.HT, "carried": factor.HT, "gram": factor.gram}
+    if factor.reset is not None:
+        arrays["reset"] = factor.reset
     write_arrays(file, arrays)
 
 
-def load_outcome(file: Folder, fit: Fit) -> Outcome:
+def load_outcome(file: Folder) -> Outcome:
     """A task: the outcome that `save_outcome` saved; its divergence is in the state's rows."""
     arrays = {name: array.copy() for name, array in read_arrays(file).items()}
-    factor = fit.objective.factor(arrays["carried"])._replace(reset=arrays.get("reset"))
-    return Outcome(arrays["HT"], factor, math.inf, ())
+    if "gram" not in arrays:
+        raise StageDamaged(f"{file} was written by an earlier version")
+    carried = read_only(on_cache_line(arrays["carried"]), np.float32)
+    return Outcome(arrays["HT"], Factor(carried, arrays["gram"], arrays.get("reset")), math.inf, ())
 
 
 @dataclass
@@ -296,10 +303,13 @@ class ManyTasks(Fitting):
 
     spreads = True
 
-    def __init__(self, tasks: Tasks, problem: Problem) -> None:
+    def __init__(self, tasks: Tasks, problem: Problem, passes: Folder) -> None:
         from nmf_dask.distributed import TaskBlocks  # it brings Dask, which bad input need not wait for
 
         super().__init__(tasks, problem)
+        self._files = (
+            passes / f"H-{uuid.uuid4().hex[:12]}-{number:05d}.arrow" for number in itertools.count()
+        )
         self._fit = replace(problem.fit, first=()) if not is_plain(problem.model) else problem.fit
         self._blocks = TaskBlocks(tasks, problem.blocks, problem.sizes, problem.strips, [])
 
@@ -310,7 +320,9 @@ class ManyTasks(Fitting):
             HT = start(self._blocks, model.init, model.random_state, self.problem.mean)
             self.state = self._fit.begin(HT)
             return
-        outcome = self.tasks.call("sample", fit_sample, self.problem.sample(), self.tasks.threads)
+        outcome = self._rooted(
+            self.tasks.call("sample", fit_sample, self.problem.sample(), self.tasks.threads)
+        )
         fold = FoldIn(self._fit.objective, model.n_components, START_SWEEPS[model.method])
         started = self._blocks.visit(fold, self.tasks.call("factor", factor_of, outcome))
         self.tasks.fetch(started)
@@ -326,13 +338,26 @@ class ManyTasks(Fitting):
         """W and the state change together, or neither: what a job that is stopped meanwhile saves belongs together."""
         before = list(self._blocks.W)
         try:
-            self.state = step(self._blocks, self.state)
+            state = step(self._blocks, self.state)
+            if state.outcome is not self.state.outcome:
+                state = replace(state, outcome=self._rooted(state.outcome))
+            self.state = state
         except BaseException as error:
             # What a job that is stopped in a pass saves is what it had before. Nobody wants what is being computed any
             # more, and saving need not wait for it.
             self._blocks.W = before
             let_go(error)
             raise
+
+    def _rooted(self, outcome: Any) -> Any:
+        """The outcome as a file gives it: what is computed from it can be computed again without what it came from.
+
+        H comes from all strips. Were it not for the file, a worker that dies with it would have all of them visited
+        again, in every pass since the last checkpoint; so those are that had their W on that worker.
+        """
+        file = next(self._files)
+        self.tasks.fetch(self.tasks.call("keep", save_outcome, file, outcome))
+        return self.tasks.call("kept", load_outcome, file)
 
     def saving(self, folder: Folder) -> list[tuple[Any, ...]]:
         files = [(save_weights, _strip_file(folder, i), W) for i, W in enumerate(self._blocks.W)]
@@ -346,6 +371,7 @@ class ManyTasks(Fitting):
 
     def resume(self, W: list[Any], state: FitState) -> None:
         self._blocks.W = W
+        self._blocks.keep()  # what was kept before hangs on files that go now
         self.state = state
 
 
@@ -360,6 +386,6 @@ def fit_sample(problem: Problem, threads: int) -> Outcome:
     return Outcome(HT, problem.fit.objective.factor(HT), math.inf, ())
 
 
-def fitting_of(tasks: Tasks, problem: Problem) -> Fitting:
-    """The way to fit that the sizes ask for."""
-    return (OneTask if fits_one_task(problem.sizes) else ManyTasks)(tasks, problem)
+def fitting_of(tasks: Tasks, problem: Problem, passes: Folder) -> Fitting:
+    """The way to fit that the sizes ask for; files that it needs until the next checkpoint are in `passes`."""
+    return OneTask(tasks, problem) if fits_one_task(problem.sizes) else ManyTasks(tasks, problem, passes)

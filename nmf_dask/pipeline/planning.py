@@ -109,14 +109,18 @@ def expected_memory(
 
 
 def expected_staging(
-    text_bytes: int, n_rows: int, vectorizer: VectorizerSettings, model: ModelSettings
+    text_bytes: int, n_rows: int, vectorizer: VectorizerSettings, model: ModelSettings, checkpoint_every: int
 ) -> int:
-    """A bound on the bytes of intermediate files at their peak: counts that become blocks, and two checkpoints."""
+    """A bound on the bytes of intermediate files at their peak.
+
+    These are counts that become blocks, two checkpoints, and H of each pass (and of the start) since the last.
+    """
     found = amounts(text_bytes, vectorizer)
     sizes = Sizes(n_rows, found.features, found.nonzeros, model.n_components)
     counts = sizes.nnz * 8 + n_rows * 8 + min(text_bytes, found.terms * 40)
     checkpoint = (n_rows + 3 * sizes.n_features) * sizes.kp * 4
-    return counts + 2 * checkpoint
+    since = 0 if fits_one_task(sizes) else min(checkpoint_every, model.max_iter) + 1
+    return counts + 2 * checkpoint + since * 3 * sizes.n_features * sizes.kp * 4
 
 
 class Planned:
@@ -314,7 +318,11 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         expected_worker=expected.worker,
         staging=redact((Folder(scratch) / name if scratch else folder.run(name).work).uri),
         expected_staging=expected_staging(
-            corpus.text_bytes, corpus.n_rows, settings.vectorizer, settings.model
+            corpus.text_bytes,
+            corpus.n_rows,
+            settings.vectorizer,
+            settings.model,
+            settings.run.checkpoint_every,
         ),
     )
 
