@@ -1,4 +1,4 @@
-"""Workers that never come, and workers that are all gone: exit 75 when the time is up, and the same command goes on."""
+"""Workers that never come or are all gone, a scheduler that dies: exit 75 in time, and the same command goes on."""
 
 import os
 import signal
@@ -7,9 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from nmf_dask import TopicModel
+from nmf_dask.errors import InputDataError
 from tests.dask_processes import dask_cluster
 from tests.faulty_command import Driver, checkpoints, slow_pass
-from tests.small_corpora import generated_texts, run_command, write_corpus
+from tests.small_corpora import files_of, generated_texts, run_command, write_corpus
+
+# A worker that preloads this writes one part of W; the next takes ten minutes, and has half of itself on the disk.
+STUCK = """
+import time
+from nmf_dask.pipeline.stages import WriteTasks
+
+def stuck(self, partition, *more, write=WriteTasks.write, written=[]):
+    if written:
+        with self.run.w_part(partition.index).writing() as part:
+            part.write(b"PAR1 and so on")
+            part.flush()
+            time.sleep(600)
+    written.append(partition)
+    return write(self, partition, *more)
+
+if WriteTasks.write.__name__ != "stuck":  # a process of many parts preloads it more than once
+    WriteTasks.write = stuck
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +70,52 @@ def test_all_workers_die_for_good(tmp_path, corpus):
     assert "Traceback" not in log
     assert checkpoints(tmp_path / "m") == ["pass-00004"]
     assert "going on from checkpoint pass-00004" in Driver("many", *arguments).done()
+
+
+@pytest.mark.slow
+def test_the_scheduler_dies_while_the_job_writes(tmp_path, corpus):
+    """Catches parts of W that are taken for a model, and a second attempt that keeps what the first left."""
+    preload = tmp_path / "stuck.py"
+    preload.write_text(STUCK)
+
+    def arguments(model: str) -> list[object]:
+        return [
+            "fit", "--input", corpus, "--output", tmp_path / model, "-k", 6, "--id-column", "doc_id", "--max-iter", 7,
+            "--tol", 0, "--set", "corpus.partition_bytes=8000", "--set", "run.checkpoint_every=3",
+        ]  # fmt: skip
+
+    def results(model: str) -> dict[str, bytes]:
+        [run] = (tmp_path / model / "runs").iterdir()
+        return {
+            name: content
+            for name, content in files_of(run).items()
+            if name.startswith(("W/", "H/", "topics"))
+        }
+
+    def ends(model: str) -> set[bytes]:
+        return {part.read_bytes()[-4:] for part in (tmp_path / model).glob("runs/*/W/part-*")}
+
+    first = tmp_path / "first"
+    first.mkdir()
+    with dask_cluster(first, DASK_DISTRIBUTED__WORKER__PRELOAD=str(preload)) as (file, processes):
+        driver = Driver("many", *arguments("m"), "--scheduler", file)
+        assert driver.until(lambda: ends("m") == {b"PAR1", b"o on"})
+        begun = time.monotonic()
+        processes[0].kill()
+        _, log = driver.process.communicate(timeout=100)
+        took = time.monotonic() - begun
+    assert driver.process.returncode == 75, log
+    assert took < 60
+    assert "run the same command again" in log
+    assert "Traceback" not in log
+    with pytest.raises(InputDataError):
+        TopicModel.load(str(tmp_path / "m"))
+    assert ends("m") == {b"PAR1", b"o on"}
+    second = tmp_path / "second"
+    second.mkdir()
+    with dask_cluster(second) as (file, _):
+        log = Driver("many", *arguments("m"), "--scheduler", file).done()
+    assert "going on from checkpoint pass-00006" in log
+    Driver("many", *arguments("undisturbed")).done()
+    assert results("m") == results("undisturbed")
+    assert TopicModel.load(str(tmp_path / "m")).n_components == 6
