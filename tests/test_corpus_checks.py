@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nmf_dask.corpus import difference
+from nmf_dask.corpus.footers import Column, leaf_of, null_counts, read_footer
+from nmf_dask.corpus.locations import find_files
 from nmf_dask.errors import InputDataError
 from tests.parquet_files import opened, texts_of, write
 
@@ -317,6 +320,99 @@ def test_null_ids_that_statistics_tell_of(tmp_path):
         in said
     )
     assert "leave --id-column out" in said
+
+
+TYPES_OF_ONE_WIDTH = {
+    "INT64": (pa.array([7770001, 7770002]), 8),
+    "INT32": (pa.array([70001, 70002], pa.int32()), 4),
+    "DOUBLE": (pa.array([1.5, 2.5]), 8),
+    "FLOAT": (pa.array([1.5, 2.5], pa.float32()), 4),
+    "timestamp": (pa.array([7770001, 7770002], pa.timestamp("us")), 8),
+}
+
+
+def with_short_statistics(path: Path, values: pa.Array, width: int, plain: bytes) -> Path:
+    """A file whose third row group says of doc_id that `plain`, its only value, has a byte less than it has."""
+    write(path, ["x"] * 5, ids=pa.concat_arrays([values, values, values.slice(1)]), row_group_size=2)
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:-8]
+    # A value stands there behind its length; the last ones are those of the last row group.
+    last = footer.rindex(b"\x06doc_id")
+    told = bytes([width]) + plain
+    assert footer[last:].count(told) >= 2
+    footer = footer[:last] + footer[last:].replace(told, bytes([width - 1]) + plain[: width - 1])
+    path.write_bytes(content[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+@pytest.mark.parametrize("name", TYPES_OF_ONE_WIDTH)
+def test_statistics_that_are_too_short_for_their_type(tmp_path, name):
+    """Arrow ends the process where Python asks for them; a job has no need of them to read the ids."""
+    values, width = TYPES_OF_ONE_WIDTH[name]
+    path = with_short_statistics(tmp_path / "a.parquet", values, width, plain_of(values, width))
+    said = refused(path, id_column="doc_id")
+    assert f"{path} (" in said
+    assert (
+        "is damaged: row group 2 of column 'doc_id' has a smallest or largest value in its statistics that"
+        in said
+    )
+    assert f"is not of {width} bytes" in said
+    assert opened(path).n_rows == 5  # nobody asks for its ids
+
+
+def plain_of(values: pa.Array, width: int) -> bytes:
+    """The last of some values as Parquet writes it plainly."""
+    return bytes(memoryview(values.buffers()[1])[(len(values) - 1) * width : len(values) * width])
+
+
+def test_short_statistics_of_values_without_a_width_are_as_writers_make_them(tmp_path):
+    """Some shorten those of long values; Arrow ends the process there too, and the file is sound."""
+    values = pa.array([b"abcdefgh", b"bcdefghi"], pa.binary(8))
+    path = with_short_statistics(tmp_path / "a.parquet", values, 8, b"bcdefghi")
+    corpus = opened(path, id_column="doc_id")
+    assert corpus.n_rows == 5
+    assert corpus.id_type == pa.binary(8)
+
+
+@pytest.mark.parametrize("column", ["id", "required", "plain", "mixed", "bare"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nulls_are_counted_as_arrow_counts_them(tmp_path, column, elsewhere):
+    """Catches a footer that is read otherwise than Arrow reads it: more columns, nested ones, more than 15 groups.
+
+    What a column is found by may stand `elsewhere` too.
+    """
+    random = np.random.default_rng(3)
+    ids = [None if one < 0.02 else int(one * 1e6) for one in random.random(400)]
+    fields = {
+        "nested": pa.array([[1, 2], None] * 200),
+        "id": pa.array(ids),
+        "required": pa.array(range(400)),
+        "plain": pa.array([str(one) for one in range(400)]),
+        "mixed": pa.array([None if one is None else str(one) for one in ids]),
+        "bare": pa.array(ids, pa.float64()),
+    }
+    schema = pa.schema([pa.field(name, array.type, name != "required") for name, array in fields.items()])
+    path = tmp_path / "a.parquet"
+    table = pa.table(fields, schema=schema)
+    pq.write_table(
+        table.replace_schema_metadata(
+            {"": bytes([0x19, 0x18, len(column)]) + column.encode()} if elsewhere else {}
+        ),
+        path,
+        row_group_size=10,
+        write_statistics=[n for n in fields if n != "bare"],
+    )
+    [found] = find_files(str(path))
+    footer = read_footer(found.location)
+    leaf = leaf_of(footer, column)
+    expected = []
+    for group in range(40):
+        statistics = footer.metadata.row_group(group).column(leaf).statistics
+        expected.append(None if statistics is None else statistics.null_count)
+    expected = [0] * 40 if column == "required" else expected
+    assert null_counts(footer, found.location, Column(column, fields[column].type, leaf)) == expected
+    assert column in ("required", "bare") or any(expected) == (None in fields[column].to_pylist())
 
 
 def test_zero_rows(tmp_path):

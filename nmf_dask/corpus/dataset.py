@@ -15,11 +15,10 @@ import pyarrow as pa
 
 from nmf_dask.config import CorpusSettings
 from nmf_dask.corpus.footers import (
-    Column,
-    Footer,
     check_alone,
     check_column,
     id_column,
+    null_counts,
     read_footer,
     text_column,
 )
@@ -175,14 +174,15 @@ def _check(found: Found, settings: CorpusSettings) -> _Checked:
         return _Checked(file, tuple(row_groups), None, None)
     ids = id_column(footer, found.location, settings.id_column)
     check_column(footer, found.location, ids)
-    return _Checked(file, tuple(row_groups), ids.type, _null_id(footer, ids, row_groups))
+    return _Checked(
+        file, tuple(row_groups), ids.type, _null_id(null_counts(footer, found.location, ids), row_groups)
+    )
 
 
-def _null_id(footer: Footer, ids: Column, row_groups: Iterable[RowGroup]) -> Piece | None:
+def _null_id(counts: Sequence[int | None], row_groups: Iterable[RowGroup]) -> Piece | None:
     """The first row group whose statistics tell of nulls; where there are none, reading the ids will tell."""
     for group in row_groups:
-        statistics = footer.metadata.row_group(group.number).column(ids.leaf).statistics
-        if statistics is not None and statistics.has_null_count and statistics.null_count:
+        if counts[group.number]:
             return Piece(group.file, group.number, 0, group.n_rows)
     return None
 

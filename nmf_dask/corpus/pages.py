@@ -9,10 +9,12 @@ Arrow is given a file in which they are missing. For columns that are not nested
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from nmf_dask.corpus.thrift import read_struct
 
 _DICTIONARY_PAGE, _DATA_PAGE_V2 = 2, 3
 # Fields of PageHeader; the number of values is field 1 of either kind of data page's own header.
@@ -120,7 +122,7 @@ class _Headers:
         while True:
             data = self._bytes(place, length)
             try:
-                fields, size = _struct(data, 0)
+                fields, size = read_struct(data, 0)
                 break
             except IndexError:
                 if len(data) < length or length > _LONGEST_HEADER:
@@ -142,49 +144,3 @@ class _Headers:
             self._block = self._source.read_at(max(length, self._block_bytes), place)
             self._start, offset = place, 0
         return self._block[offset : offset + length]
-
-
-def _struct(data: bytes, place: int) -> tuple[dict[int, Any], int]:
-    """Fields of a Thrift struct by number, and the place after it; IndexError where data end before."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while head := data[place]:
-        place += 1
-        step, kind = head >> 4, head & 15
-        if step:
-            number += step
-        else:
-            number, place = _integer(data, place)
-        fields[number], place = _value(data, place, kind)
-    return fields, place + 1
-
-
-def _value(data: bytes, place: int, kind: int) -> tuple[Any, int]:
-    if kind in (1, 2):
-        return kind == 1, place
-    if kind in (4, 5, 6):
-        return _integer(data, place)
-    if kind == 8:
-        length, place = _varint(data, place)
-        return None, place + length
-    if kind == 12:
-        return _struct(data, place)
-    raise ValueError(f"a page header has no field of type {kind}")
-
-
-def _integer(data: bytes, place: int) -> tuple[int, int]:
-    value, place = _varint(data, place)
-    return (value >> 1) ^ -(value & 1), place
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, place
-        if shift > 63:
-            raise ValueError("no number of Thrift is as long as that")
