@@ -116,7 +116,16 @@ def _ordered(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in value if value.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} twice; name each column once")
+    return value
+
+
 Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
+SomeNames = Annotated[Names, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Field(ge=0.0)]
 # An int is a count and a float is a share, as in scikit-learn: 1 and 1.0 are opposites.
@@ -154,17 +163,31 @@ class CorpusSettings(Section):
         description="Parquet files to read: a file, a folder, a glob, or a list of them; paths or URIs",
         examples=["s3://bucket/corpus/*.parquet"],
     )
-    text_column: Name = Field("text", description="column of strings that holds the documents")
+    text_column: Name | SomeNames = Field(
+        "text",
+        description="column of strings that holds the documents; a list: their texts, joined by newlines; "
+        "a dot leads into a struct: meta.body",
+    )
     id_column: Name | None = Field(
         None,
         description="column to carry into W, under its own name; none: the row number, as doc_id",
         examples=["doc_id"],
     )
+    keep: Names = Field(
+        (),
+        description="more columns to carry into W; keys of folders (day=2026-11-01/) come anyway",
+        examples=[("label", "date")],
+    )
     partition_bytes: ByteCount = Field(
         64 * 2**20, description='bytes of text that a partition aims at, also as "64MiB"'
     )
 
-    @field_validator("input", mode="before")
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that make up a document."""
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+    @field_validator("input", "keep", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nmf_dask.corpus import difference
-from nmf_dask.corpus.footers import Column, leaf_of, null_counts, read_footer
+from nmf_dask.corpus.footers import column_of, null_counts, read_footer
 from nmf_dask.corpus.locations import find_files
 from nmf_dask.errors import InputDataError
 from tests.parquet_files import opened, texts_of, write
@@ -187,8 +187,9 @@ def test_missing_text_column_names_the_nearest(tmp_path):
     assert "a.parquet: no column 'text'. Its columns: Text, title, s. Did you mean 'Text'?" in said
     assert "--text-column" in said
     assert "--id-column" in refused(tmp_path, text_column="title", id_column="titel")
-    said = refused(tmp_path, text_column="s.text")
-    assert "no column 's.text'" in said
+    said = refused(tmp_path, text_column="s.txt")
+    assert "no column 's.txt'" in said
+    assert "Did you mean 's.text'?" in said
 
 
 def test_one_file_among_many_lacks_the_column(tmp_path):
@@ -405,13 +406,13 @@ def test_nulls_are_counted_as_arrow_counts_them(tmp_path, column, elsewhere):
     )
     [found] = find_files(str(path))
     footer = read_footer(found.location)
-    leaf = leaf_of(footer, column)
+    found_column = column_of(footer, column)
     expected = []
     for group in range(40):
-        statistics = footer.metadata.row_group(group).column(leaf).statistics
+        statistics = footer.metadata.row_group(group).column(found_column.leaf).statistics
         expected.append(None if statistics is None else statistics.null_count)
     expected = [0] * 40 if column == "required" else expected
-    assert null_counts(footer, found.location, Column(column, fields[column].type, leaf)) == expected
+    assert null_counts(footer, found.location, found_column) == expected
     assert column in ("required", "bare") or any(expected) == (None in fields[column].to_pylist())
 
 

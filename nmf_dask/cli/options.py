@@ -18,6 +18,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "output.output": ("--output",),
     "corpus.text_column": ("--text-column",),
     "corpus.id_column": ("--id-column",),
+    "corpus.keep": ("--keep",),
     "model.n_components": ("-k", "--n-components"),
     "model.beta_loss": ("--beta-loss",),
     "model.solver": ("--solver",),
@@ -50,6 +51,8 @@ ALL_FLAGS = FLAGS | TRANSFORM_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
+    "corpus.text_column": "NAME[,NAME…]",
+    "corpus.keep": "NAME[,NAME…]",
     "output.output": "URI",
     "transform.model": "URI",
     "vectorizer.min_df": "COUNT|SHARE",

@@ -14,12 +14,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from nmf_dask.config import CorpusSettings
+from nmf_dask.corpus.columns import (
+    NO_COLUMNS,
+    Columns,
+    TypeMismatch,
+    common_types,
+    key_fields,
+    keys_of,
+)
 from nmf_dask.corpus.footers import (
+    Footer,
     check_alone,
     check_column,
     id_column,
     null_counts,
     read_footer,
+    single_column,
     text_column,
 )
 from nmf_dask.corpus.locations import Found, Location, find_files
@@ -39,7 +49,7 @@ class Corpus:
 
     `text_bytes` is what the footers say of the text column, uncompressed: dictionaries make it smaller than
     the text. `fingerprint` stays when files are copied or touched, and changes with their content.
-    `id_type` is that of the ids in W.
+    `id_type` is that of the ids in W; `kept` are the columns that W carries beside them.
     """
 
     settings: CorpusSettings
@@ -49,6 +59,13 @@ class Corpus:
     text_bytes: int
     fingerprint: str
     id_type: pa.DataType
+    kept: pa.Schema = NO_COLUMNS
+
+    @property
+    def columns(self) -> Columns:
+        """What tasks read of it."""
+        keys = frozenset(name for file in self.files for name, _ in file.keys)
+        return Columns(self.settings.text_columns, self.settings.id_column, self.kept, keys)
 
     def describe(self) -> dict[str, Any]:
         """The `input` of run.json, for `difference` to compare."""
@@ -78,6 +95,7 @@ class _Checked(NamedTuple):
     row_groups: tuple[RowGroup, ...]
     id_type: pa.DataType | None
     null_id: Piece | None
+    kept: Mapping[str, tuple[SourceFile, pa.DataType]]
 
 
 def open_corpus(
@@ -97,6 +115,7 @@ def open_corpus(
     with ThreadPoolExecutor(min(workers, len(found))) as pool:
         checked = list(pool.map(lambda file: _check(file, settings), found))
     id_type = _common_id_type(checked, settings.id_column)
+    kept = _kept(checked, settings)
     files = tuple(one.file for one in checked)
     row_groups = [group for one in checked for group in one.row_groups]
     n_rows = sum(file.n_rows for file in files)
@@ -115,6 +134,7 @@ def open_corpus(
         text_bytes=sum(group.text_bytes for group in row_groups),
         fingerprint=_fingerprint(files),
         id_type=id_type,
+        kept=kept,
     )
 
 
@@ -160,22 +180,62 @@ def find_corpus(inputs: Iterable[str]) -> list[Found]:
 def _check(found: Found, settings: CorpusSettings) -> _Checked:
     footer = read_footer(found.location)
     metadata = footer.metadata
-    texts = text_column(footer, found.location, settings.text_column)
-    check_column(footer, found.location, texts)
+    texts = [text_column(footer, found.location, name) for name in settings.text_columns]
+    for column in texts:
+        check_column(footer, found.location, column)
     check_alone(footer, found.location)
-    file = SourceFile(found.location, found.name, footer.size, metadata.num_rows, footer.digest)
+    keys = keys_of(found.location.path)
+    file = SourceFile(found.location, found.name, footer.size, metadata.num_rows, footer.digest, keys)
     row_groups = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         if group.num_rows:
-            size = group.column(texts.leaf).total_uncompressed_size
+            size = sum(group.column(column.leaf).total_uncompressed_size for column in texts)
             row_groups.append(RowGroup(file, index, group.num_rows, size))
+    kept = _kept_types(file, footer, settings)
     if settings.id_column is None:
-        return _Checked(file, tuple(row_groups), None, None)
+        return _Checked(file, tuple(row_groups), None, None, kept)
     ids = id_column(footer, found.location, settings.id_column)
     check_column(footer, found.location, ids)
-    return _Checked(
-        file, tuple(row_groups), ids.type, _null_id(null_counts(footer, found.location, ids), row_groups)
+    null_id = _null_id(null_counts(footer, found.location, ids), row_groups)
+    return _Checked(file, tuple(row_groups), ids.type, null_id, kept)
+
+
+def _kept_types(
+    file: SourceFile, footer: Footer, settings: CorpusSettings
+) -> dict[str, tuple[SourceFile, pa.DataType]]:
+    """The types of the columns to keep in one file; those that its folders tell are not looked for in it."""
+    types = {}
+    for name in settings.keep:
+        if name not in dict(file.keys):
+            column = single_column(footer, file.location, name, "--keep")
+            check_column(footer, file.location, column)
+            types[name] = (file, column.type)
+    return types
+
+
+def _kept(checked: Sequence[_Checked], settings: CorpusSettings) -> pa.Schema:
+    """Columns that W carries beside the id: those to keep, then the keys of folders."""
+    keys = {one.name: one for one in key_fields(one.file.keys for one in checked)}
+    keys.pop(settings.id_column or "", None)
+    names = [name for name in settings.keep if name not in keys]
+    # A file without rows often has no types worth the name: pandas writes null.
+    told = [one.kept for one in checked if one.file.n_rows] or [one.kept for one in checked]
+    try:
+        columns = common_types(told, names)
+    except KeyError as error:
+        raise InputDataError(
+            f"column {error} is in the files of some folders, and a key of others: lay all out alike"
+        ) from None
+    except TypeMismatch as error:
+        name, (file, type_), (other, other_type) = error.args
+        raise InputDataError(
+            f"column {name!r} has type {type_} in {file}, but {other_type} in {other}. What W carries needs one "
+            "type: write the files of one of the two again, or leave the column out of --keep (corpus.keep)."
+        ) from None
+    return pa.schema(
+        [keys[name] if name in keys else columns.field(name) for name in settings.keep]
+        + [one for name, one in keys.items() if name not in settings.keep]
     )
 
 
@@ -207,10 +267,11 @@ def _common_id_type(checked: list[_Checked], column: str | None) -> pa.DataType:
 
 
 def _fingerprint(files: Iterable[SourceFile]) -> str:
-    """SHA-256 of names, sizes and footers in order. No times: a copy is the same corpus."""
+    """SHA-256 of names, sizes and footers in order, and of keys. No times: a copy is the same corpus."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}\0{file.size}\0{file.digest}\n".encode())
+        keys = f"\0{file.keys}" if file.keys else ""
+        digest.update(f"{file.name}\0{file.size}\0{file.digest}{keys}\n".encode())
     return digest.hexdigest()
 
 

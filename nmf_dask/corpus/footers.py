@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nmf_dask.corpus.columns import find_field, nested_names
 from nmf_dask.corpus.locations import Location, explain
 from nmf_dask.corpus.pages import Seekable
 from nmf_dask.corpus.thrift import read_struct
@@ -51,11 +52,13 @@ class Footer(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A top-level column: its Arrow type (without dictionary) and its number among the file's leaves."""
+    """A column: Arrow type (without dictionary), number among the file's leaves, structs that lead to it and it."""
 
     name: str
     type: pa.DataType
     leaf: int
+    path: tuple[str, ...]
+    is_dictionary: bool = False
 
 
 def read_footer(location: Location) -> Footer:
@@ -84,7 +87,7 @@ def read_footer(location: Location) -> Footer:
         # The reader wants a whole file; one without data serves for the footer, and costs no second request.
         parquet = pq.ParquetFile(pa.BufferReader(MAGIC + footer))
         plain = parquet.metadata
-        if any(pa.types.is_dictionary(field.type) for field in parquet.schema_arrow):
+        if any(_has_dictionary(field.type) for field in parquet.schema_arrow):
             plain = pq.read_metadata(pa.BufferReader(MAGIC + footer.replace(_ARROW_SCHEMA, _NO_SCHEMA)))
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise damaged(location, size, f"its footer cannot be decoded ({brief(error)})") from None
@@ -134,13 +137,24 @@ def text_column(footer: Footer, location: Location, name: str) -> Column:
 def id_column(footer: Footer, location: Location, name: str) -> Column:
     """The column of ids; InputDataError where it is missing or nested."""
     column = _find(footer, location, name, "--id-column")
-    stored = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
-    if not pa.types.is_nested(stored):
+    if not _is_nested(column.type):
         return column
     raise InputDataError(
         f"{location}: column {name!r} has type {column.type}; an id must be a single value, such as a "
         "string or an integer. Choose another column by --id-column (corpus.id_column), or leave that out: "
         "then W carries row numbers."
+    )
+
+
+def single_column(footer: Footer, location: Location, name: str, flag: str) -> Column:
+    """A column of single values, which `flag` names; InputDataError where it is missing or nested."""
+    column = _find(footer, location, name, flag)
+    if not _is_nested(column.type):
+        return column
+    inner = [one for one in nested_names(footer.schema) if one.startswith(f"{name}.")]
+    raise InputDataError(
+        f"{location}: column {name!r} has type {column.type}; {flag} takes columns of single values. "
+        + (f"Name one within it: {_listed(inner)}." if inner else "Leave it out.")
     )
 
 
@@ -177,7 +191,7 @@ def check_alone(footer: Footer, location: Location) -> None:
 def check_column(footer: Footer, location: Location, column: Column) -> None:
     """Raise InputDataError where what the footer says of a column cannot be so, or bytes of it are missing."""
     metadata = footer.metadata
-    if error := _undecodable(footer, range(metadata.num_row_groups), column.name):
+    if error := _undecodable(footer, range(metadata.num_row_groups), ".".join(column.path)):
         said = f"what its footer says of column {column.name!r} cannot be decoded ({error})"
         raise damaged(location, footer.size, said)
     physical_type = metadata.schema.column(column.leaf).physical_type
@@ -225,11 +239,12 @@ def null_counts(footer: Footer, location: Location, column: Column) -> list[int 
 def _chunks(footer: Footer, column: Column) -> list[dict[int, Any]]:
     """ColumnMetaData of a column in each row group, or what of it follows the column's path.
 
-    To read all of a footer takes 20 µs a chunk, so the chunks are looked for by the path, a list of one name; where
+    To read all of a footer takes 20 µs a chunk, so the chunks are looked for by the path, a list of names; where
     there is not one in each row group, such bytes stand elsewhere too, or the path is written in another way.
     """
-    name = column.name.encode()
-    path = bytes([16 * (_PATH - _ENCODINGS) + 9, 0x18, min(len(name), 127)]) + name
+    parts = [name.encode() for name in column.path]
+    path = bytes([16 * (_PATH - _ENCODINGS) + 9, 16 * min(len(parts), 15) + 8])
+    path += b"".join(bytes([min(len(part), 127)]) + part for part in parts)
     places = [match.end() for match in re.finditer(re.escape(path), footer.content)]
     if len(places) == footer.metadata.num_row_groups:
         return [read_struct(footer.content, place, _PATH)[0] for place in places]
@@ -287,27 +302,33 @@ def _end(chunk: pq.ColumnChunkMetaData) -> int:
     return end
 
 
-def leaf_of(footer: Footer, name: str) -> int:
-    """Number of a top-level column among the columns that are stored: a nested one is stored in several."""
-    return sum(_leaves(footer.schema.field(before).type) for before in range(footer.schema.names.index(name)))
+def column_of(footer: Footer, name: str) -> Column:
+    """A column that `text_column` or its like has found before."""
+    type_, leaf, path = find_field(footer.schema, name, _leaves)
+    return Column(name, _plain(type_), leaf, path, pa.types.is_dictionary(type_))
 
 
 def _find(footer: Footer, location: Location, name: str, flag: str) -> Column:
     names = footer.schema.names
-    if names.count(name) == 1:
-        return Column(name, _plain(footer.schema.field(name).type), leaf_of(footer, name))
-    if name in names:
+    if names.count(name) > 1:
         raise InputDataError(
             f"{location}: {names.count(name)} columns are named {name!r}. Rename all but one."
         )
-    by_lower = {other.lower(): other for other in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    if find_field(footer.schema, name, _leaves) is not None:
+        return column_of(footer, name)
     raise InputDataError(
         f"{location}: no column {name!r}. "
         + (f"Its columns: {_listed(names)}." if names else "It has no columns.")
-        + (f" Did you mean {by_lower[near[0]]!r}?" if near else "")
+        + did_you_mean(name, nested_names(footer.schema))
         + f" Name the column by {flag} (corpus.{flag[2:].replace('-', '_')})."
     )
+
+
+def did_you_mean(name: str, names: list[str]) -> str:
+    """A hint at the name that is nearest, where one is near."""
+    by_lower = {other.lower(): other for other in reversed(names)}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def _not_parquet(location: Location, size: int, head: bytes, tail: bytes) -> InputDataError:
@@ -328,6 +349,17 @@ def _not_parquet(location: Location, size: int, head: bytes, tail: bytes) -> Inp
 def _plain(type_: pa.DataType) -> pa.DataType:
     """Type of the values, dictionary-encoded or not."""
     return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _has_dictionary(type_: pa.DataType) -> bool:
+    if pa.types.is_struct(type_):
+        return any(_has_dictionary(field.type) for field in type_)
+    return bool(pa.types.is_dictionary(type_))
+
+
+def _is_nested(type_: pa.DataType) -> bool:
+    stored = type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
+    return bool(pa.types.is_nested(stored))
 
 
 def _is_list(type_: pa.DataType) -> bool:

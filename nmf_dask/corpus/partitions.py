@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nmf_dask.corpus.columns import Keys
 from nmf_dask.corpus.locations import Location
 
 MIB = 2**20
@@ -25,7 +26,8 @@ MAX_ROWS = 2**20
 class SourceFile:
     """One Parquet file of the corpus, as it was when the corpus was opened.
 
-    `name` is its path below the input it was found in, `size` its bytes, `digest` that of its footer.
+    `name` is its path below the input it was found in, `size` its bytes, `digest` that of its footer, `keys` what its
+    folders say of it (`day=2026-11-01/`).
     """
 
     location: Location
@@ -33,6 +35,7 @@ class SourceFile:
     size: int
     n_rows: int
     digest: str
+    keys: Keys = ()
 
     def __str__(self) -> str:
         return str(self.location)

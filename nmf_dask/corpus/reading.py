@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nmf_dask.corpus.footers import Footer, brief, damaged, leaf_of, read_footer
+from nmf_dask.corpus.columns import Columns, key_value
+from nmf_dask.corpus.footers import Column, Footer, brief, column_of, damaged, read_footer
 from nmf_dask.corpus.locations import explain
 from nmf_dask.corpus.pages import WithoutPages, pages_before
 from nmf_dask.corpus.partitions import MIB, Partition, Piece, SourceFile
@@ -28,8 +30,10 @@ SEEK_BYTES = 4096
 _REQUEST = re.compile(r"AWS Error|google::cloud|Azure|HDFS|curlCode|[Tt]imed? ?out")
 
 
-def read_texts(partition: Partition, text_column: str) -> pa.ChunkedArray:
+def read_texts(partition: Partition, text_column: str | Sequence[str]) -> pa.ChunkedArray:
     """Documents of a partition as strings, n_rows of them; a null is a document without text.
+
+    Several columns are joined by newlines, those that are null left out; where all are null, the document is.
 
     Raises InputDataError where a file is damaged (naming file, column and row group), gone, or another than
     it was when the corpus was opened, and RetryableError where it cannot be reached.
@@ -38,7 +42,7 @@ def read_texts(partition: Partition, text_column: str) -> pa.ChunkedArray:
 
 
 def read_texts_by_slices(
-    partition: Partition, text_column: str, slice_bytes: int, slice_rows: int
+    partition: Partition, text_column: str | Sequence[str], slice_bytes: int, slice_rows: int
 ) -> Iterator[pa.ChunkedArray]:
     """What `read_texts` gives, in slices of about so many bytes, and of so many rows at most: one is in memory."""
     chunks: list[pa.Array] = []
@@ -54,11 +58,34 @@ def read_texts_by_slices(
         yield pa.chunked_array(chunks, pa.string())
 
 
-def _texts(partition: Partition, text_column: str) -> Iterator[pa.Array]:
+def _texts(partition: Partition, text_column: str | Sequence[str]) -> Iterator[pa.Array]:
     row_bytes = max(1, partition.text_bytes // partition.n_rows)
     batch_rows = min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
-    for _, chunk in _read(partition, text_column, batch_rows):
-        yield chunk.cast(pa.string())
+    columns = (text_column,) if isinstance(text_column, str) else text_column
+    for chunks in _side_by_side([_read(partition, column, batch_rows) for column in columns]):
+        yield joined([chunk.cast(pa.string()) for chunk in chunks])
+
+
+def joined(texts: Sequence[pa.Array]) -> pa.Array:
+    """Strings of several columns as one: by newlines, without those that are null."""
+    whole = texts[0]
+    for text in texts[1:]:
+        whole = pc.coalesce(pc.binary_join_element_wise(whole, text, "\n"), whole, text)
+    return whole
+
+
+def _side_by_side(readers: Sequence[Iterator[tuple[Piece, pa.Array]]]) -> Iterator[list[pa.Array]]:
+    """Chunks of equal length from readers of the same rows, which each cut them in their own way."""
+    held: list[pa.Array] = [None for _ in readers]
+    while True:
+        for number, reader in enumerate(readers):
+            if not held[number]:
+                _, held[number] = next(reader, (None, None))
+        if held[0] is None:
+            return
+        n_rows = min(len(chunk) for chunk in held)
+        yield [chunk[:n_rows] for chunk in held]
+        held = [chunk[n_rows:] for chunk in held]
 
 
 def read_ids(partition: Partition, id_column: str | None) -> pa.ChunkedArray:
@@ -77,6 +104,26 @@ def read_ids(partition: Partition, id_column: str | None) -> pa.ChunkedArray:
         row += len(chunk)
         chunks.append(chunk)
     return pa.chunked_array(chunks)
+
+
+def read_kept(partition: Partition, columns: Columns) -> pa.Table:
+    """What W carries of a partition's documents beside their ids: n_rows rows of `columns.kept`.
+
+    Raises what `read_texts` raises.
+    """
+    arrays = []
+    for one in columns.kept:
+        if one.name in columns.keys:
+            arrays.append(pa.chunked_array([_key(piece, one) for piece in partition.pieces], one.type))
+        else:
+            chunks = [chunk.cast(one.type) for _, chunk in _read(partition, one.name, MAX_BATCH_ROWS)]
+            arrays.append(pa.chunked_array(chunks, one.type))
+    return pa.Table.from_arrays(arrays, schema=columns.kept)
+
+
+def _key(piece: Piece, one: pa.Field) -> pa.Array:
+    value = key_value(dict(piece.file.keys).get(one.name), one.type)
+    return pa.repeat(pa.scalar(value, one.type), piece.stop - piece.start)
 
 
 def _null_id(partition: Partition, piece: Piece, column: str, row: int) -> InputDataError:
@@ -122,35 +169,39 @@ def _rows(
     source: pa.NativeFile, footer: Footer, piece: Piece, column: str, batch_rows: int
 ) -> Iterator[pa.Array]:
     position = 0
-    type_ = footer.schema.field(column).type
-    is_dictionary = pa.types.is_dictionary(type_)
+    found = column_of(footer, column)
     try:
         if piece.start:
-            chunk = footer.metadata.row_group(piece.row_group).column(leaf_of(footer, column))
+            chunk = footer.metadata.row_group(piece.row_group).column(found.leaf)
             block = SEEK_BYTES if piece.file.location.is_local else BUFFER_BYTES
             gap = pages_before(source, chunk, piece.start, block)
             source, position = pa.PythonFile(WithoutPages(source, gap), "r"), gap.n_rows
         parquet = pq.ParquetFile(
             source,
-            metadata=footer.plain if is_dictionary else footer.metadata,
+            metadata=footer.plain if found.is_dictionary else footer.metadata,
             pre_buffer=False,
             buffer_size=BUFFER_BYTES,
             page_checksum_verification=True,
         )
         for batch in parquet.iter_batches(
-            batch_rows, row_groups=[piece.row_group], columns=[column], use_threads=False
+            batch_rows, row_groups=[piece.row_group], columns=[".".join(found.path)], use_threads=False
         ):
             start = max(piece.start - position, 0)
             stop = min(piece.stop - position, batch.num_rows)
             if start < stop:
-                values = batch.column(column)[start:stop]
-                yield values.cast(type_.value_type) if is_dictionary else values
+                values = _values(batch, found)[start:stop]
+                yield values.cast(found.type) if found.is_dictionary else values
             position += batch.num_rows
             if position >= piece.stop:
                 return
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(error, piece, column) from None
     raise _unreadable(EOFError(f"it ends after {position:,} of {piece.stop:,} rows"), piece, column)
+
+
+def _values(batch: pa.RecordBatch, column: Column) -> pa.Array:
+    values = batch.column(column.path[0])
+    return pc.struct_field(values, list(column.path[1:])) if len(column.path) > 1 else values
 
 
 def _unreadable(error: Exception, piece: Piece, column: str) -> Exception:

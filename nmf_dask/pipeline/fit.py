@@ -196,10 +196,7 @@ class Job:
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings
-        corpus = settings.corpus
-        return CorpusTasks(
-            corpus.text_column, corpus.id_column, settings.vectorizer, self.stage, settings.model.random_state
-        )
+        return CorpusTasks(self.corpus.columns, settings.vectorizer, self.stage, settings.model.random_state)
 
     def _vocabulary(self, tasks: Tasks) -> Vocabulary:
         """Count all partitions and select the features; or take what an earlier attempt selected."""
@@ -357,7 +354,7 @@ class Job:
     def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
         settings = self.settings
         writer = WriteTasks(
-            self.run, self.stage, settings.corpus.id_column, settings.model.random_state, len(scale)
+            self.run, self.stage, self.corpus.columns, settings.model.random_state, len(scale)
         )
         weights = fitting.weights()
         batch = Batch()

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nmf_dask.corpus import Partition, read_ids, read_texts_by_slices
+from nmf_dask.corpus import Columns, Partition, read_ids, read_kept, read_texts_by_slices
 from nmf_dask.errors import InputDataError
 from nmf_dask.folding import Folding
 from nmf_dask.model import TopicModel
@@ -68,8 +68,7 @@ class PartTasks:
     """Makes the parts of one output."""
 
     output: TransformFolder
-    text_column: str
-    id_column: str | None
+    columns: Columns
 
     def make(self, due: Due, folding: Folding) -> Made:
         """Write a part, and then a record of it; a whole part of an earlier attempt is taken.
@@ -110,12 +109,16 @@ class PartTasks:
         return None
 
     def _slices(self, due: Due, folding: Folding, tally: Tally) -> Iterator[pa.Table]:
-        ids = self._ids(due)
+        ids, kept = self._ids(due), read_kept(due.partition, self.columns)
         low = 0
-        for texts in read_texts_by_slices(due.partition, self.text_column, SLICE_BYTES, SLICE_ROWS):
+        for texts in read_texts_by_slices(due.partition, self.columns.text, SLICE_BYTES, SLICE_ROWS):
             folded = folding(texts)
             table = w_table(
-                ids.slice(low, len(texts)), self.id_column or "doc_id", folded.W, folded.has_terms
+                ids.slice(low, len(texts)),
+                self.columns.id_name,
+                folded.W,
+                folded.has_terms,
+                kept.slice(low, len(texts)),
             )
             empty = int(np.count_nonzero(~folded.has_terms))
             tally.add(table, folded.W, n_empty=empty, n_null=texts.null_count, n_invalid=folded.n_invalid)
@@ -123,8 +126,8 @@ class PartTasks:
             yield table
 
     def _ids(self, due: Due) -> pa.Array | pa.ChunkedArray:
-        if self.id_column is not None:
-            return read_ids(due.partition, self.id_column)
+        if self.columns.id is not None:
+            return read_ids(due.partition, self.columns.id)
         return pa.array(np.arange(due.first_row, due.first_row + due.partition.n_rows, dtype=np.int64))
 
 

@@ -13,7 +13,7 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
-from nmf_dask.store import Folder, ModelFolder, check_id_name, run_id
+from nmf_dask.store import Folder, ModelFolder, check_id_name, check_kept_names, run_id
 from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
 
@@ -233,6 +233,7 @@ def opened(settings: Settings) -> Corpus:
     check_id_name(settings.corpus.id_column or "doc_id")
     check_apart(settings)
     corpus = open_corpus(settings.corpus)
+    check_kept_names(corpus.columns.id_name, corpus.kept.names)
     if corpus.n_rows < settings.model.n_components:
         raise InputDataError(
             f"{corpus.n_rows} documents cannot make {settings.model.n_components} topics: lower -k "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Run
 from nmf_dask.config import VectorizerSettings
-from nmf_dask.corpus import Partition, read_ids, read_texts
+from nmf_dask.corpus import Columns, Partition, read_ids, read_kept, read_texts
 from nmf_dask.errors import InputDataError
 from nmf_dask.pipeline.merging import merged_table
 from nmf_dask.staging import (
@@ -61,8 +61,7 @@ class Written(NamedTuple):
 class CorpusTasks:
     """Counts and weighs the partitions of one corpus."""
 
-    text_column: str
-    id_column: str | None
+    columns: Columns
     vectorizer: VectorizerSettings
     stage: Stage
     seed: int
@@ -78,9 +77,10 @@ class CorpusTasks:
             table, numbers = read_table(self.stage.table(partition.index))
             if table.n_documents == partition.n_rows:
                 return Counted(*numbers), table
-        if self.id_column is not None:
-            # A null that no footer tells of would else show after the fit.
-            read_ids(partition, self.id_column)
+        # A null or damage that no footer tells of would else show after the fit.
+        if self.columns.id is not None:
+            read_ids(partition, self.columns.id)
+        read_kept(partition, self.columns)
         counts, counted = self._counted(partition)
         table = TermTable.of(counts)
         write_counts(self.stage.counts(partition.index), counts)
@@ -118,7 +118,7 @@ class CorpusTasks:
         return tasks.submit(batch, [*numbers, merged_table(batch, tables, sizes, self.vectorizer)])
 
     def _counted(self, partition: Partition) -> tuple[Counts, Counted]:
-        texts = read_texts(partition, self.text_column)
+        texts = read_texts(partition, self.columns.text)
         try:
             counts = count_texts(texts, self.vectorizer)
         except MemoryError as error:
@@ -150,7 +150,7 @@ class WriteTasks:
 
     run: RunFolder
     stage: Stage
-    id_column: str | None
+    columns: Columns
     seed: int
     n_components: int
 
@@ -169,8 +169,8 @@ class WriteTasks:
             W[order[run.start : run.stop]] = rows * scale
         has_terms = np.zeros(partition.n_rows, np.bool_)
         has_terms[order] = np.diff(read_block(self.stage.block(partition.index)).indptr) > 0
-        ids = read_ids(partition, self.id_column)
-        table = w_table(ids, self.id_column or "doc_id", W, has_terms)
+        ids, kept = read_ids(partition, self.columns.id), read_kept(partition, self.columns)
+        table = w_table(ids, self.columns.id_name, W, has_terms, kept)
         digest = self.run.w_part(partition.index).write_parquet(table)
         topics = table["topic"].drop_null().to_numpy()
         return Written(

@@ -173,8 +173,8 @@ class _Job:
         return made
 
     def _handed(self, tasks: Tasks, due: Sequence[Due]) -> list[Any]:
-        corpus = self.settings.corpus
-        make = PartTasks(self.output, corpus.text_column, corpus.id_column).make
+        assert self.ready.corpus is not None
+        make = PartTasks(self.output, self.ready.corpus.columns).make
         batch = Batch()
         # A task like any other: what is lost with its worker is loaded again.
         folding = batch.call("model", folding_of, self.ready.model.uri)

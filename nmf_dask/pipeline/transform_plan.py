@@ -23,7 +23,16 @@ from nmf_dask.pipeline.planning import (
     check_memory,
     check_outside,
 )
-from nmf_dask.store import Contents, Folder, Manifest, Taken, TransformFolder, check_id_name
+from nmf_dask.store import (
+    Contents,
+    Folder,
+    Manifest,
+    Taken,
+    TransformFolder,
+    check_id_name,
+    check_kept_names,
+    chosen_documents,
+)
 from nmf_dask.tasks import BARE_WORKER_BYTES
 
 H_COPIES = 6  # read, in the layout of the kernels, and on its way from one worker to another
@@ -75,13 +84,14 @@ def prepared(settings: Settings) -> Prepared:
         _check_same_input(taken, seen, output)
     corpus = open_corpus(settings.corpus, [one.found for one in new], by_file=True) if new else None
     if corpus is not None:
+        check_kept_names(corpus.columns.id_name, corpus.kept.names)
         if corpus.n_rows == 0 and not taken:
             raise InputDataError(
                 f"no document: none of the {len(new)} files has a row (the first: {new[0].uri})"
             )
-        basis["id_type"] = _id_type(corpus, contents)
+        basis |= _types(corpus, contents)
     elif contents is not None:
-        basis["id_type"] = contents.basis.get("id_type")
+        basis |= {key: contents.basis[key] for key in ("id_type", "kept") if key in contents.basis}
     return Prepared(output, model, basis, contents, done, new, corpus)
 
 
@@ -92,19 +102,17 @@ def _basis(settings: Settings, model: TopicModel) -> dict[str, Any]:
     return {
         "run_id": model.run["run_id"],
         "H": hashlib.sha256("".join(H).encode()).hexdigest(),
-        "text_column": settings.corpus.text_column,
-        "id_column": settings.corpus.id_column,
+        **chosen_documents(settings.corpus),
     }
 
 
 def _check_same_basis(contents: Contents, basis: Mapping[str, Any], output: TransformFolder) -> None:
-    names = {
-        "run_id": "the model's run", "H": "H", "text_column": "corpus.text_column", "id_column": "corpus.id_column"
-    }  # fmt: skip
+    names = {"run_id": "the model's run", "H": "H"}
+    keys = [key for key in {**contents.basis, **basis} if key not in ("id_type", "kept")]
     other = [
-        f"{name} was {contents.basis.get(key)}, and is {basis[key]}"
-        for key, name in names.items()
-        if contents.basis.get(key) != basis[key]
+        f"{names.get(key, f'corpus.{key}')} was {contents.basis.get(key)}, and is {basis.get(key)}"
+        for key in keys
+        if contents.basis.get(key) != basis.get(key)
     ]
     if other:
         raise InputDataError(
@@ -135,18 +143,29 @@ def _listed(what: str, uris: list[str]) -> str:
     return f"files that {what}: {', '.join(map(redact, uris[:_SHOWN]))}{more}"
 
 
-def _id_type(corpus: Corpus, contents: Contents | None) -> str:
-    """Of the ids, which all parts must agree in."""
-    found = str(corpus.id_type)
-    due = contents.basis.get("id_type") if contents is not None else None
-    if corpus.n_rows == 0:
-        return str(due or found)
-    if due is not None and due != found:
+def _types(corpus: Corpus, contents: Contents | None) -> dict[str, Any]:
+    """Of the ids, and of what W carries beside them (where it does), which all parts must agree in."""
+    kept = {one.name: str(one.type) for one in corpus.kept}
+    found: dict[str, Any] = {"id_type": str(corpus.id_type), **({"kept": kept} if kept else {})}
+    if contents is None or "id_type" not in contents.basis:
+        return found
+    due = {key: contents.basis[key] for key in ("id_type", "kept") if key in contents.basis}
+    if corpus.n_rows == 0 or found == due:
+        return due
+    if found["id_type"] != due["id_type"]:
         raise InputDataError(
-            f"column {corpus.settings.id_column!r} has type {found} in {corpus.files[0]}, but {due} in the files "
-            "whose W is made. Ids need one type: write the new files again, or choose another output"
+            f"column {corpus.settings.id_column!r} has type {found['id_type']} in {corpus.files[0]}, but "
+            f"{due['id_type']} in the files whose W is made. Ids need one type: write the new files again, or choose "
+            "another output"
         )
-    return found
+    raise InputDataError(
+        f"W carries {_named(due.get('kept'))} of the files whose W is made, but would carry {_named(kept or None)} of "
+        f"the new ones (the first: {corpus.files[0]}): write the new files again, or choose another output"
+    )
+
+
+def _named(kept: Mapping[str, str] | None) -> str:
+    return ", ".join(f"{name} ({type_})" for name, type_ in kept.items()) if kept else "no more columns"
 
 
 @dataclass(frozen=True)

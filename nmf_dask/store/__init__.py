@@ -4,10 +4,18 @@ from nmf_dask.store.arrays import StageDamaged, read_arrays, write_arrays
 from nmf_dask.store.folder import Digest, Folder, MissingFileError
 from nmf_dask.store.lock import ModelLock
 from nmf_dask.store.manifest import Manifest
-from nmf_dask.store.runs import FORMAT_VERSION, ModelFolder, RunFolder, open_run, run_id
+from nmf_dask.store.runs import (
+    FORMAT_VERSION,
+    ModelFolder,
+    RunFolder,
+    chosen_documents,
+    open_run,
+    run_id,
+)
 from nmf_dask.store.tables import (
     H_FEATURES,
     check_id_name,
+    check_kept_names,
     convergence_table,
     h_table,
     top_features,
@@ -33,6 +41,8 @@ __all__ = [
     "Taken",
     "TransformFolder",
     "check_id_name",
+    "check_kept_names",
+    "chosen_documents",
     "convergence_table",
     "h_table",
     "open_run",

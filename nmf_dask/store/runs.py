@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from nmf_dask.config import Settings
+from nmf_dask.config import CorpusSettings, Settings
 from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.store.folder import Digest, Folder, MissingFileError, hash_of, sync
 from nmf_dask.store.lock import ModelLock, check_not_taken
@@ -39,15 +39,22 @@ def run_id(settings: Settings, fingerprint: str) -> str:
     chosen = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
-        "corpus": settings.corpus.model_dump(
-            mode="json", include={"text_column", "id_column", "partition_bytes"}
-        ),
+        "corpus": {**chosen_documents(settings.corpus), "partition_bytes": settings.corpus.partition_bytes},
         "vectorizer": settings.vectorizer.model_dump(mode="json"),
         "stop_words": _stop_words(settings.vectorizer.stop_words),
         "model": settings.model.model_dump(mode="json"),
         "n_top_terms": settings.output.n_top_terms,
     }
     return hash_of(chosen)
+
+
+def chosen_documents(corpus: CorpusSettings) -> dict[str, Any]:
+    """What decides the documents; later keys count where they are given, so that older runs keep their ids."""
+    always, later = {"text_column", "id_column"}, {"keep"}
+    return {
+        **corpus.model_dump(mode="json", include=always),
+        **corpus.model_dump(mode="json", include=later, exclude_defaults=True),
+    }
 
 
 def _stop_words(chosen: str | tuple[str, ...] | None) -> str | None:

@@ -49,24 +49,40 @@ def check_id_name(id_name: str) -> None:
         )
 
 
+def check_kept_names(id_name: str, kept: Iterable[str]) -> None:
+    """Raise ConfigurationError for columns to keep that W could not hold beside its id and its own columns."""
+    for name in kept:
+        if name in W_COLUMNS or name == id_name:
+            whose = "a column of W itself" if name in W_COLUMNS else "the name of the id in W"
+            raise ConfigurationError(
+                f"the column {name} that W is to carry (corpus.keep, or a key of a folder) has {whose} for a name; "
+                "rename it in the corpus, or leave it out"
+            )
+
+
 def w_table(
-    ids: pa.Array | pa.ChunkedArray, id_name: str, W: NDArray[np.float32], has_terms: NDArray[np.bool_]
+    ids: pa.Array | pa.ChunkedArray,
+    id_name: str,
+    W: NDArray[np.float32],
+    has_terms: NDArray[np.bool_],
+    kept: pa.Table | None = None,
 ) -> pa.Table:
-    """One partition of W: its ids, the topic of the largest weight, and the weights.
+    """One partition of W: its ids, the columns of `kept`, the topic of the largest weight, and the weights.
 
     `W` is float32 (n, k), `has_terms` (n,) is False for a document with no known term. `topic` is null for
-    such a document, and for one whose weights are all zero. Raises ConfigurationError where `id_name` is the
-    name of another column, ValueError where the lengths differ.
+    such a document, and for one whose weights are all zero. Raises ConfigurationError where `id_name` or a name in
+    `kept` is the name of another column, ValueError where the lengths differ.
     """
     check_id_name(id_name)
+    more = {} if kept is None else dict(zip(kept.column_names, kept.columns, strict=True))
+    check_kept_names(id_name, more)
     n, k = W.shape
-    if len(ids) != n or has_terms.shape != (n,):
+    if {len(ids), *map(len, more.values())} != {n} or has_terms.shape != (n,):
         raise ValueError(f"W has {n} rows, {len(ids)} ids and {len(has_terms)} flags")
     topic = W.argmax(axis=1).astype(np.int32) if k else np.zeros(n, np.int32)
     unknown = ~has_terms | ~(W > 0).any(axis=1)
-    return pa.table(
-        {id_name: ids, "topic": pa.array(topic, mask=unknown), "weights": weights_column(W)},
-    )
+    own = {"topic": pa.array(topic, mask=unknown), "weights": weights_column(W)}
+    return pa.table({id_name: ids, **more, **own})
 
 
 def h_table(vocabulary: Vocabulary, H: NDArray[np.float32]) -> pa.Table:

@@ -1,0 +1,137 @@
+"""What is read of each document: its text, its id, and what W carries beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+NO_COLUMNS = pa.schema([])
+_KEY = re.compile(r"([^=/]+)=([^/]*)")
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_WHOLE = re.compile(r"[+-]?\d+")
+
+Keys = tuple[tuple[str, str | None], ...]
+"""Names and values, as they are written, of the partition that a file's folders say it is in."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a corpus. Picklable.
+
+    `text` are those that make up a document; `id` is None where row numbers are the ids. `kept` are the names and
+    types that W carries beside: columns of the files, and those of `keys`, whose values are in the files' paths.
+    """
+
+    text: tuple[str, ...]
+    id: str | None
+    kept: pa.Schema = field(default_factory=lambda: NO_COLUMNS)
+    keys: frozenset[str] = frozenset()
+
+    @property
+    def id_name(self) -> str:
+        """Of the id in W."""
+        return self.id or "doc_id"
+
+
+def keys_of(path: str) -> Keys:
+    """Keys and values of a file's folders of the form `key=value`, those right above the file, outermost first.
+
+    However much of the path an input names, they are the same; a folder `job=7` far above the corpus is none of them.
+    """
+    keys: list[tuple[str, str | None]] = []
+    for folder in reversed(path.split("/")[:-1]):
+        match = _KEY.fullmatch(folder)
+        if match is None:
+            break
+        name, value = map(unquote, match.groups())
+        keys.append((name, None if value == _NULL else value))
+    return tuple(reversed(keys))
+
+
+def key_fields(files: Iterable[Keys]) -> list[pa.Field]:
+    """The keys of all files, in the order in which they come, each with the type that fits all of its values.
+
+    Whole numbers are int32 (int64 where they do not fit), days such as 2026-11-01 date32, all else strings.
+    """
+    values: dict[str, set[str]] = {}
+    for keys in files:
+        for name, value in keys:
+            values.setdefault(name, set()).update([] if value is None else [value])
+    return [pa.field(name, _type_of(some)) for name, some in values.items()]
+
+
+def _type_of(values: set[str]) -> pa.DataType:
+    for type_ in (pa.int32(), pa.int64(), pa.date32()):
+        with suppress(ValueError, OverflowError, pa.ArrowInvalid):
+            for value in values:
+                pa.scalar(key_value(value, type_), type_)
+            return type_ if values else pa.string()
+    return pa.string()
+
+
+def key_value(value: str | None, type_: pa.DataType) -> Any:
+    """The value of a key as its column's type has it; ValueError where it is none."""
+    if value is None or pa.types.is_string(type_):
+        return value
+    if pa.types.is_date(type_):
+        if len(value) != 10:
+            raise ValueError(value)
+        return date.fromisoformat(value)
+    if not _WHOLE.fullmatch(value):
+        raise ValueError(value)
+    return int(value)
+
+
+def find_field(schema: Iterable[pa.Field], name: str, leaves: Callable[[pa.DataType], int]) -> Any:
+    """The (type, first leaf, path) that a name means, None where it means nothing.
+
+    A column of that very name comes first; otherwise dots lead into structs. `leaves` tells how many stored columns a
+    type has.
+    """
+    fields = list(schema)
+    starts = [sum(leaves(before.type) for before in fields[:number]) for number in range(len(fields))]
+    for one, start in zip(fields, starts, strict=True):
+        if one.name == name:
+            return one.type, start, (name,)
+    for one, start in zip(fields, starts, strict=True):
+        if pa.types.is_struct(one.type) and name.startswith(f"{one.name}."):
+            found = find_field(one.type, name[len(one.name) + 1 :], leaves)
+            if found is not None:
+                return found[0], start + found[1], (one.name, *found[2])
+    return None
+
+
+def nested_names(schema: Iterable[pa.Field], above: str = "") -> list[str]:
+    """All columns by name, those in structs by their paths."""
+    names = []
+    for one in schema:
+        names.append(above + one.name)
+        if pa.types.is_struct(one.type):
+            names += nested_names(one.type, f"{above}{one.name}.")
+    return names
+
+
+def common_types(found: Sequence[Mapping[str, tuple[Any, pa.DataType]]], names: Sequence[str]) -> pa.Schema:
+    """Columns that files have, each of one type: raises TypeMismatch. Null is the type of a column without values."""
+    fields = []
+    for name in names:
+        first: tuple[Any, pa.DataType] | None = None
+        for one in found:
+            file, type_ = one[name]
+            if first is None or pa.types.is_null(first[1]):
+                first = (file, type_)
+            elif type_ != first[1] and not pa.types.is_null(type_):
+                raise TypeMismatch(name, first, (file, type_))
+        fields.append(pa.field(name, first[1] if first is not None else pa.null()))
+    return pa.schema(fields)
+
+
+class TypeMismatch(Exception):  # noqa: N818  # never leaves this package
+    """A column is not of one type: its name, and twice a file with the type there."""
