@@ -160,7 +160,7 @@ class CorpusSettings(Section):
 
     input: tuple[Name, ...] = Field(
         (),
-        description="Parquet files to read: a file, a folder, a glob, or a list of them; paths or URIs",
+        description="files of Parquet, CSV, JSON lines or text: a file, a folder, a glob, or a list; paths or URIs",
         examples=["s3://bucket/corpus/*.parquet"],
     )
     text_column: Name | SomeNames = Field(
@@ -177,6 +177,15 @@ class CorpusSettings(Section):
         (),
         description="more columns to carry into W; keys of folders (day=2026-11-01/) come anyway",
         examples=[("label", "date")],
+    )
+    where: Name | None = Field(
+        None,
+        description="filter of documents: comparisons, in, is null, and, or, not, parentheses",
+        examples=["year >= 2020 and lang == 'en'"],
+    )
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "text", "lines"] = Field(
+        "auto",
+        description="what the files are; auto: as their names end; text: a document a file, lines: a document a line",
     )
     partition_bytes: ByteCount = Field(
         64 * 2**20, description='bytes of text that a partition aims at, also as "64MiB"'

@@ -38,6 +38,11 @@ class Stage:
         """Numbers of the counted corpus, written after the vocabulary: counting is over."""
         return self.folder / "counted.json"
 
+    @property
+    def documents(self) -> Folder:
+        """The folder of documents that were read out of other formats, or filtered."""
+        return self.folder / "documents"
+
     def has_counts(self) -> bool:
         """Whether some partition is counted."""
         return any(name.startswith("terms-") for name in (self.folder / "counts").list())

@@ -180,8 +180,11 @@ def test_the_same_files_in_other_days_are_another_corpus(tmp_path):
         ({"id_column": "meta.n"}, ["'meta.n' has type struct", "an id must be a single value"]),
         ({"id_column": "meta.n.id"}, ["'meta.n.id' has no id in row 0 of row group 0"]),
         ({"keep": "lable"}, ["no column 'lable'", "Did you mean 'label'?", "--keep (corpus.keep)"]),
-        ({"keep": "tags"}, ["'tags' has type list", "--keep takes columns of single values"]),
-        ({"keep": "meta.n"}, ["--keep takes columns of single values", "meta.n.id, meta.n.date"]),
+        ({"keep": "tags"}, ["'tags' has type list", "--keep (corpus.keep) takes columns of single values"]),
+        (
+            {"keep": "meta.n"},
+            ["--keep (corpus.keep) takes columns of single values", "meta.n.id, meta.n.date"],
+        ),
     ],
 )
 def test_columns_that_cannot_be_taken(tmp_path, settings, says):

@@ -10,6 +10,7 @@ from nmf_dask.observer import Pass
 _UNITS = {
     "fit": "passes",
     "init": "passes",
+    "ingest": "partitions",
     "count": "partitions",
     "weigh": "partitions",
     "write": "partitions",

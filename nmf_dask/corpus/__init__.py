@@ -1,24 +1,29 @@
 """The corpus: Parquet files found, checked by their footers, cut into partitions, read by columns."""
 
 from nmf_dask.corpus.columns import Columns
-from nmf_dask.corpus.dataset import Corpus, difference, find_corpus, open_corpus
-from nmf_dask.corpus.partitions import Partition, Piece, SourceFile
+from nmf_dask.corpus.dataset import Corpus, difference, find_corpus, no_document, open_corpus, staged
+from nmf_dask.corpus.partitions import LARGEST_UNCUT, Partition, Piece, SourceFile
+from nmf_dask.corpus.raw import Raw
 from nmf_dask.corpus.reading import read_ids, read_kept, read_texts, read_texts_by_slices
 from nmf_dask.corpus.seen import Seen, look_at
 
 __all__ = [
+    "LARGEST_UNCUT",
     "Columns",
     "Corpus",
     "Partition",
     "Piece",
+    "Raw",
     "Seen",
     "SourceFile",
     "difference",
     "find_corpus",
     "look_at",
+    "no_document",
     "open_corpus",
     "read_ids",
     "read_kept",
     "read_texts",
     "read_texts_by_slices",
+    "staged",
 ]

@@ -32,9 +32,23 @@ from nmf_dask.corpus.footers import (
     single_column,
     text_column,
 )
+from nmf_dask.corpus.formats import check_one_format
 from nmf_dask.corpus.locations import Found, Location, find_files
+from nmf_dask.corpus.locations import parse as location_of
 from nmf_dask.corpus.partitions import Partition, Piece, RowGroup, SourceFile, plan_partitions
+from nmf_dask.corpus.raw import (
+    Raw,
+    default_id,
+    head_sources,
+    heads_of,
+    may_match,
+    needed,
+    plan_files,
+    source_file,
+)
 from nmf_dask.corpus.reading import read_ids
+from nmf_dask.corpus.seen import look_at
+from nmf_dask.corpus.where import Condition, columns_of, parse
 from nmf_dask.errors import ConfigurationError, InputDataError
 
 # Enough to hide an object store's latency; on a local disk no more than the decoding of footers can use.
@@ -50,6 +64,9 @@ class Corpus:
     `text_bytes` is what the footers say of the text column, uncompressed: dictionaries make it smaller than
     the text. `fingerprint` stays when files are copied or touched, and changes with their content.
     `id_type` is that of the ids in W; `kept` are the columns that W carries beside them.
+
+    With `raw`, the documents are still to be read out of the files, which `staged` does with what that gave: numbers
+    of rows and bytes are estimates until then (at most, of Parquet files). `origin` is the corpus as it was before.
     """
 
     settings: CorpusSettings
@@ -60,6 +77,10 @@ class Corpus:
     fingerprint: str
     id_type: pa.DataType
     kept: pa.Schema = NO_COLUMNS
+    raw: Raw | None = None
+    origin: Corpus | None = None
+    sources: tuple[SourceFile, ...] = ()
+    """Of staged files: for each, the one that its documents are of (the first, where they are of several)."""
 
     @property
     def columns(self) -> Columns:
@@ -69,12 +90,19 @@ class Corpus:
 
     def describe(self) -> dict[str, Any]:
         """The `input` of run.json, for `difference` to compare."""
+        if self.origin is not None:
+            numbers = {
+                "n_rows": self.n_rows,
+                "text_bytes": self.text_bytes,
+                "n_partitions": len(self.partitions),
+            }
+            return self.origin.describe() | numbers
         files = [
             {
                 "uri": str(file),
                 "name": file.name,
                 "size": file.size,
-                "n_rows": file.n_rows,
+                "n_rows": file.n_rows if self.raw is None or self.raw.format == "parquet" else None,
                 "digest": file.digest,
             }
             for file in self.files
@@ -110,21 +138,26 @@ def open_corpus(
     damaged or without the columns asked for, for null ids that the statistics tell of, and for a corpus
     without rows; RetryableError for an object store that cannot be reached.
     """
-    found = find_corpus(settings.input) if found is None else found
+    found = find_corpus(settings.input, settings.format) if found is None else found
+    format_ = check_one_format(", ".join(settings.input), found, settings.format)
+    condition = parse(settings.where) if settings.where is not None else None
+    keys = _keys(found, settings)
     workers = LOCAL_READERS if all(file.location.is_local for file in found) else REMOTE_REQUESTS
     with ThreadPoolExecutor(min(workers, len(found))) as pool:
-        checked = list(pool.map(lambda file: _check(file, settings), found))
+        if format_ != "parquet":
+            return _open_raw(settings, found, format_, heads_of(found, format_, pool), keys, by_file)
+        checked = list(pool.map(lambda file: _check(file, settings, condition, keys), found))
     id_type = _common_id_type(checked, settings.id_column)
     kept = _kept(checked, settings)
     files = tuple(one.file for one in checked)
     row_groups = [group for one in checked for group in one.row_groups]
-    n_rows = sum(file.n_rows for file in files)
+    n_rows = sum(group.n_rows for group in row_groups)
     if n_rows == 0 and not by_file:
-        raise InputDataError(f"no document: none of the {len(files)} files has a row (the first: {files[0]})")
+        raise no_document(settings, files)
     for one in checked:
         if one.null_id is not None:
             _tell_null_id(one.null_id, settings.id_column)
-    return Corpus(
+    corpus = Corpus(
         settings=settings,
         files=files,
         partitions=(_partitions_by_file if by_file else plan_partitions)(
@@ -136,6 +169,85 @@ def open_corpus(
         id_type=id_type,
         kept=kept,
     )
+    if condition is None:
+        return corpus
+    raw = Raw("parquet", corpus.columns, id_type, keys, where=settings.where)
+    return replace(corpus, raw=raw)
+
+
+def _open_raw(
+    settings: CorpusSettings,
+    found: Sequence[Found],
+    format_: str,
+    heads: Mapping[Location, pa.Schema],
+    keys: pa.Schema,
+    by_file: bool,
+) -> Corpus:
+    """A corpus of files that are not Parquet."""
+    settings = settings.model_copy(update={"id_column": default_id(settings, format_)})
+    seen = look_at(found)
+    files = tuple(source_file(one, format_, keys_of(one.found.location.path)) for one in seen)
+    # For the names alone: the types are found in the files.
+    names = [*settings.keep, *(name for name in keys.names if name not in settings.keep)]
+    columns = Columns(
+        settings.text_columns,
+        settings.id_column,
+        pa.schema([(name, pa.null()) for name in names]),
+        frozenset(keys.names),
+    )
+    sources = head_sources(heads, format_, columns, needed(columns, settings.where, keys.names))
+    types = {one.name: one.type for one in (*sources, *keys)}
+    kept = pa.schema([(name, types[name]) for name in names])
+    id_type = pa.int64() if settings.id_column is None else types[settings.id_column]
+    raw = Raw(format_, replace(columns, kept=kept), id_type, keys, tuple(sources), settings.where)
+    raw.check(files[0])
+    partitions = plan_files(files, settings.partition_bytes, by_file)
+    return Corpus(
+        settings=settings,
+        files=files,
+        partitions=partitions,
+        n_rows=sum(file.n_rows for file in files),
+        text_bytes=sum(one.text_bytes for one in partitions),
+        fingerprint=_fingerprint(files),
+        id_type=id_type,
+        kept=kept,
+        raw=raw,
+    )
+
+
+def staged(corpus: Corpus, files: Sequence[str], n_rows: int, *, by_file: bool = False) -> Corpus:
+    """The corpus of the `n_rows` documents that were read out of a raw one: a file a partition of that.
+
+    Raises InputDataError where there are none, unless `by_file`.
+    """
+    if corpus.raw is None or (n_rows == 0 and not by_file):
+        raise no_document(corpus.settings, corpus.files)
+    columns = corpus.raw.columns
+    update = {
+        "input": tuple(files), "format": "parquet", "text_column": corpus.raw.text_name, "where": None,
+        "keep": tuple(columns.kept.names),
+    }  # fmt: skip
+    locations = map(location_of, files)
+    found = [Found(location, location.path.rpartition("/")[2]) for location in locations]
+    opened = open_corpus(corpus.settings.model_copy(update=update), found, by_file=by_file)
+    sources = tuple(partition.pieces[0].file for partition in corpus.partitions)
+    return replace(opened, fingerprint=corpus.fingerprint, origin=corpus, sources=sources)
+
+
+def no_document(settings: CorpusSettings, files: Sequence[SourceFile]) -> InputDataError:
+    """The error for a corpus without any."""
+    if settings.where is not None:
+        return InputDataError(
+            f"no document of {len(files)} files (the first: {files[0]}) is one where {settings.where}: change the "
+            "filter (--where, corpus.where)"
+        )
+    return InputDataError(f"no document: none of the {len(files)} files has a row (the first: {files[0]})")
+
+
+def _keys(found: Sequence[Found], settings: CorpusSettings) -> pa.Schema:
+    """Keys of all files' folders; one of the id's name is left to the files."""
+    fields = key_fields(keys_of(one.location.path) for one in found)
+    return pa.schema([one for one in fields if one.name != settings.id_column])
 
 
 def _partitions_by_file(row_groups: Sequence[RowGroup], partition_bytes: int) -> tuple[Partition, ...]:
@@ -163,21 +275,26 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, parts))
 
 
-def find_corpus(inputs: Iterable[str]) -> list[Found]:
-    """Files of all inputs, each once: inputs that overlap, and links, do not make more documents."""
+def find_corpus(inputs: Iterable[str], wanted: str = "auto") -> list[Found]:
+    """Files of all inputs, each once: inputs that overlap, and links, do not make more documents.
+
+    `wanted` is the format that those of folders are of.
+    """
     once: dict[Location, Found] = {}
     for text in inputs:
-        for file in find_files(text):
+        for file in find_files(text, wanted):
             location = file.location
             if location.is_local:
                 location = Location("", os.path.realpath(location.path))
             once.setdefault(location, file)
     if not once:
-        raise ConfigurationError("no input: name the corpus's Parquet files by --input (corpus.input)")
+        raise ConfigurationError("no input: name the corpus's files by --input (corpus.input)")
     return list(once.values())
 
 
-def _check(found: Found, settings: CorpusSettings) -> _Checked:
+def _check(
+    found: Found, settings: CorpusSettings, condition: Condition | None, all_keys: pa.Schema
+) -> _Checked:
     footer = read_footer(found.location)
     metadata = footer.metadata
     texts = [text_column(footer, found.location, name) for name in settings.text_columns]
@@ -186,10 +303,11 @@ def _check(found: Found, settings: CorpusSettings) -> _Checked:
     check_alone(footer, found.location)
     keys = keys_of(found.location.path)
     file = SourceFile(found.location, found.name, footer.size, metadata.num_rows, footer.digest, keys)
+    matching = _matching(file, footer, condition, all_keys)
     row_groups = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        if group.num_rows:
+        if group.num_rows and matching[index]:
             size = sum(group.column(column.leaf).total_uncompressed_size for column in texts)
             row_groups.append(RowGroup(file, index, group.num_rows, size))
     kept = _kept_types(file, footer, settings)
@@ -197,8 +315,21 @@ def _check(found: Found, settings: CorpusSettings) -> _Checked:
         return _Checked(file, tuple(row_groups), None, None, kept)
     ids = id_column(footer, found.location, settings.id_column)
     check_column(footer, found.location, ids)
-    null_id = _null_id(null_counts(footer, found.location, ids), row_groups)
+    counts = null_counts(footer, found.location, ids)
+    null_id = _null_id(counts, row_groups) if condition is None else None
     return _Checked(file, tuple(row_groups), ids.type, null_id, kept)
+
+
+def _matching(file: SourceFile, footer: Footer, condition: Condition | None, keys: pa.Schema) -> list[bool]:
+    """For each row group, whether it may hold a document that the filter leaves."""
+    if condition is None:
+        return [True] * footer.metadata.num_row_groups
+    columns = []
+    for name in columns_of(condition):
+        if name not in keys.names:
+            columns.append(single_column(footer, file.location, name, "--where"))
+            check_column(footer, file.location, columns[-1])
+    return may_match(condition, columns, footer, file, keys)
 
 
 def _kept_types(

@@ -153,8 +153,8 @@ def single_column(footer: Footer, location: Location, name: str, flag: str) -> C
         return column
     inner = [one for one in nested_names(footer.schema) if one.startswith(f"{name}.")]
     raise InputDataError(
-        f"{location}: column {name!r} has type {column.type}; {flag} takes columns of single values. "
-        + (f"Name one within it: {_listed(inner)}." if inner else "Leave it out.")
+        f"{location}: column {name!r} has type {column.type}; {flag} (corpus.{flag[2:]}) takes columns of "
+        "single values. " + (f"Name one within it: {_listed(inner)}." if inner else "Leave it out.")
     )
 
 
@@ -209,31 +209,39 @@ def check_column(footer: Footer, location: Location, column: Column) -> None:
 
 
 def null_counts(footer: Footer, location: Location, column: Column) -> list[int | None]:
-    """How many nulls a column that is not nested has in each row group; None where its statistics do not say.
+    """How many nulls a column of single values has in each row group; None where its statistics do not say.
+
+    Raises InputDataError for statistics that are damaged.
+    """
+    n_groups = footer.metadata.num_row_groups
+    if footer.metadata.schema.column(column.leaf).max_definition_level == 0:
+        return [0] * n_groups
+    statistics = checked_statistics(footer, location, column)
+    return [None] * n_groups if statistics is None else [one.get(_NULL_COUNT) for one in statistics]
+
+
+def checked_statistics(footer: Footer, location: Location, column: Column) -> list[dict[int, Any]] | None:
+    """Statistics of a column in each row group, by Thrift's numbers of fields; None where they cannot be read.
 
     Asked for statistics, Arrow decodes the smallest and the largest value as well, and ends the process where one is
-    too short. So they are read here. Raises InputDataError for a value that is not as long as its type.
+    too short. So they are read here first. Raises InputDataError for a value that is not as long as its type.
     """
-    schema = footer.metadata.schema.column(column.leaf)
-    n_groups = footer.metadata.num_row_groups
-    if schema.max_definition_level == 0:
-        return [0] * n_groups
-    width = _WIDTHS.get(schema.physical_type)
-    counts: list[int | None] = []
+    width = _WIDTHS.get(footer.metadata.schema.column(column.leaf).physical_type)
+    found: list[dict[int, Any]] = []
     try:
         for chunk in _chunks(footer, column):
             statistics = chunk.get(_STATISTICS, {})
             lengths = [len(statistics[field]) for field in _VALUES if field in statistics]
             if width and any(length not in (0, width) for length in lengths):
                 said = (
-                    f"row group {len(counts)} of column {column.name!r} has a smallest or largest value in its "
+                    f"row group {len(found)} of column {column.name!r} has a smallest or largest value in its "
                     f"statistics that is not of {width} bytes"
                 )
                 raise damaged(location, footer.size, said)
-            counts.append(statistics.get(_NULL_COUNT))
+            found.append(statistics)
     except (IndexError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        return [None] * n_groups
-    return counts if len(counts) == n_groups else [None] * n_groups
+        return None
+    return found if len(found) == footer.metadata.num_row_groups else None
 
 
 def _chunks(footer: Footer, column: Column) -> list[dict[int, Any]]:

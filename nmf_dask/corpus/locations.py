@@ -15,9 +15,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
+from nmf_dask.corpus.formats import in_folder
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 
-SUFFIXES = (".parquet", ".pq", ".parq")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)", re.DOTALL)
 # A question mark begins options only where an option follows; elsewhere it is a wildcard, or part of a name.
 _OPTIONS = re.compile(r"\?(?=\w+=)")
@@ -129,10 +129,11 @@ def explain(error: Exception, location: Location, doing: str) -> NmfDaskError:
     return RetryableError(f"{what}: {_cause(error)}")
 
 
-def find_files(text: str) -> list[Found]:
+def find_files(text: str, wanted: str = "auto") -> list[Found]:
     """Files of one input in the order of their names; a path that exists is never taken for a glob.
 
-    A folder means every file below it that ends in .parquet, .pq or .parq; what begins with `.` or `_` is
+    A folder means every file below it whose name ends as those of the format that is `wanted` do ("auto": of the one
+    format that is there, Parquet, CSV, TSV, JSON lines or text); what begins with `.` or `_` is
     never looked at. A glob takes the files it matches whatever their suffix (`**` is any depth) and all of
     a folder it matches.
     """
@@ -140,11 +141,11 @@ def find_files(text: str) -> list[Found]:
     try:
         kind = location.handler.get_file_info(location.path).type
         if kind == fs.FileType.Directory:
-            return _in_folder(text, location)
+            return _in_folder(text, location, wanted)
         if kind != fs.FileType.NotFound:
             return [Found(location, os.path.basename(location.path))]
         if _WILDCARD.search(location.path):
-            return _in_glob(text, location)
+            return _in_glob(text, location, wanted)
     except (OSError, UnicodeError) as error:
         raise explain(error, location, "look at") from None
     if os.path.islink(location.path) and location.is_local:
@@ -152,31 +153,36 @@ def find_files(text: str) -> list[Found]:
     raise InputDataError(f"input {text}: {location} does not exist")
 
 
-def _in_folder(text: str, folder: Location) -> list[Found]:
+def _in_folder(text: str, folder: Location, wanted: str) -> list[Found]:
     _refuse_table(text, folder)
     files = list(_walk(folder))
-    found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    found = in_folder(text, files, wanted)
     if found:
         return found
     raise InputDataError(
-        f"input {text}: no Parquet file in the folder {folder}: "
+        f"input {text}: no Parquet file in the folder {folder}, nor one of CSV, JSON lines or text: "
         + (
-            f"{len(files)} files, the first of them {files[0].name}, none with an end of .parquet, .pq or "
-            f".parq. If they are Parquet all the same, name them by a glob, such as {text.rstrip('/')}/*"
+            f"{len(files)} files, the first of them {files[0].name}, none with an end such as .parquet, .csv, .jsonl "
+            f"or .txt{'' if wanted == 'auto' else f' for the format {wanted}'}. If they are Parquet all the same, name "
+            f"them by a glob, such as {text.rstrip('/')}/*"
             if files
             else "it holds no file (names that begin with . or _ are not looked at)"
         )
     )
 
 
-def _in_glob(text: str, location: Location) -> list[Found]:
+def _in_glob(text: str, location: Location, wanted: str) -> list[Found]:
     parts = location.path.split("/")
     fixed = list(takewhile(lambda part: not _WILDCARD.search(part), parts))
     folder = Location(location.file_system, "/".join(fixed) or "/")
     pattern = parts[len(fixed) :]
     if location.handler.get_file_info(folder.path).type != fs.FileType.Directory:
         raise InputDataError(f"input {text}: no file matches, {folder} is not a folder")
-    found = [file for file in _walk(folder, pattern) if _selected(file.name, pattern)]
+    files = list(_walk(folder, pattern))
+    named = {file for file in files if _is_named(file.name, pattern)}
+    inside = [file for file in files if file not in named and _is_inside(file.name, pattern)]
+    taken = named.union(in_folder(text, inside, wanted))
+    found = [file for file in files if file in taken]
     if not found:
         raise InputDataError(
             f"input {text}: no file matches below {folder} (names that begin with . or _ are not looked at)"
@@ -184,12 +190,14 @@ def _in_glob(text: str, location: Location) -> list[Found]:
     return found
 
 
-def _selected(name: str, pattern: list[str]) -> bool:
+def _is_named(name: str, pattern: list[str]) -> bool:
+    return pattern[-1] != "**" and _matches(name.split("/"), pattern)
+
+
+def _is_inside(name: str, pattern: list[str]) -> bool:
+    """Whether it is in a folder that the pattern matches."""
     parts = name.split("/")
-    if pattern[-1] != "**" and _matches(parts, pattern):
-        return True
-    inside = any(_matches(parts[:depth], pattern) for depth in range(len(parts)))
-    return inside and name.lower().endswith(SUFFIXES)
+    return any(_matches(parts[:depth], pattern) for depth in range(len(parts)))
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:

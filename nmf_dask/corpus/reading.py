@@ -59,11 +59,16 @@ def read_texts_by_slices(
 
 
 def _texts(partition: Partition, text_column: str | Sequence[str]) -> Iterator[pa.Array]:
+    columns = (text_column,) if isinstance(text_column, str) else text_column
+    for chunks in read_together(partition, columns):
+        yield joined([chunk.cast(pa.string()) for chunk in chunks])
+
+
+def read_together(partition: Partition, columns: Sequence[str]) -> Iterator[list[pa.Array]]:
+    """Columns of a partition's rows side by side, some MiB at a time; raises what `read_texts` raises."""
     row_bytes = max(1, partition.text_bytes // partition.n_rows)
     batch_rows = min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
-    columns = (text_column,) if isinstance(text_column, str) else text_column
-    for chunks in _side_by_side([_read(partition, column, batch_rows) for column in columns]):
-        yield joined([chunk.cast(pa.string()) for chunk in chunks])
+    return _side_by_side([_read(partition, column, batch_rows) for column in columns])
 
 
 def joined(texts: Sequence[pa.Array]) -> pa.Array:

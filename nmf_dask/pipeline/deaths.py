@@ -25,6 +25,7 @@ _LOWER = "lower corpus.partition_bytes"
 _LOWER_ALL = "lower --max-features, -k or corpus.partition_bytes"
 # What makes the tasks of a stage smaller; the stages in their order.
 REMEDIES = {
+    "ingest": _LOWER,
     "count": _LOWER,
     "select": "raise min_df, or narrow ngram_range",
     "weigh": _LOWER,

@@ -22,7 +22,8 @@ from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
 from nmf_dask.pipeline.deaths import Patience, awaited
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
-from nmf_dask.pipeline.planning import check_memory, opened, planned_of, with_stop_words
+from nmf_dask.pipeline.ingest import ingested
+from nmf_dask.pipeline.planning import check_documents, check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -166,6 +167,8 @@ class Job:
         self._warn_of_paused(cluster)
         self.account.stages["plan"] = {"seconds": time.perf_counter() - self.started, "bytes": 0}
         try:
+            if self.corpus.raw is not None:
+                self._patiently(lambda: self._ingest(cluster.tasks))
             vocabulary = self._vocabulary(cluster.tasks)
             infos = self._blocks(cluster.tasks, vocabulary)
             problem = self._problem(cluster, vocabulary, infos)
@@ -193,6 +196,22 @@ class Job:
                 self.patience.check(error)
                 let_go(error)
                 self.observer.warn(f"{error}; going on from what is staged")
+
+    def _ingest(self, tasks: Tasks) -> None:
+        """From the files as they are to documents; what was estimated of them is known from here on."""
+        raw = self.corpus
+        names = [f"part-{partition.index:05d}" for partition in raw.partitions]
+
+        def advance(done: int, n_bytes: int) -> None:
+            self.patience.reached("ingest", done)
+            self.observer.advance(done, n_bytes)
+
+        with self.account.timed("ingest", len(names), raw.text_bytes):
+            corpus = ingested(raw, self.stage.documents, names, tasks, advance)
+        check_documents(corpus, self.settings)
+        if self.settings.cluster.scheduler is None:
+            check_memory(planned_of(self.settings, corpus))
+        self.corpus = self.account.corpus = corpus
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings

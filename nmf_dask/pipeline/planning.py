@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, redact
-from nmf_dask.corpus import Corpus, open_corpus
+from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
@@ -27,6 +27,7 @@ NAMED_BYTES = 64  # a bucket of the merged table, with its name
 # Of an H as wide as the start's basis: the basis, its products, both once more side by side, and what the
 # allocator keeps of earlier stages beneath them (26 copies seen).
 START_COPIES = 32
+INGEST_BYTES = 64 * MIB  # a block as it is read, decoded and filtered, and the row group that is written
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
 
 
@@ -136,6 +137,8 @@ class Planned:
     memory_limit: int
     expected_driver: int
     expected_worker: int
+    estimated: bool
+    """Whether numbers of documents and bytes are known only once the files are read."""
     also_lower: ClassVar[str] = ""
     """What else makes the job smaller than the size of a partition."""
 
@@ -145,8 +148,10 @@ class Planned:
 
     def input_lines(self) -> list[str]:
         """What is read, for a person to read."""
+        documents, size = f"{self.n_rows:,} documents", f"{size_told(self.text_bytes)} of text"
+        about = " at most, or about: they are read first" if self.estimated else ""
         return [
-            f"input        {self.n_files:,} files, {self.n_rows:,} documents, {size_told(self.text_bytes)} of text",
+            f"input        {self.n_files:,} files, {documents}, {size}{about}",
             f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
         ]
 
@@ -181,6 +186,7 @@ class Plan(Planned):
     expected_worker: int
     staging: str
     expected_staging: int
+    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
@@ -234,12 +240,18 @@ def opened(settings: Settings) -> Corpus:
     check_apart(settings)
     corpus = open_corpus(settings.corpus)
     check_kept_names(corpus.columns.id_name, corpus.kept.names)
+    if corpus.raw is None:
+        check_documents(corpus, settings)
+    return corpus
+
+
+def check_documents(corpus: Corpus, settings: Settings) -> None:
+    """Raise InputDataError for fewer documents than topics."""
     if corpus.n_rows < settings.model.n_components:
         raise InputDataError(
             f"{corpus.n_rows} documents cannot make {settings.model.n_components} topics: lower -k "
             "(model.n_components), or give more documents"
         )
-    return corpus
 
 
 def check_apart(settings: Settings, what: str = "model") -> None:
@@ -292,7 +304,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
     name = run_id(settings, corpus.fingerprint)
     workers, threads = settings.cluster.shape()
     scratch = settings.run.scratch
-    largest = max(partition.text_bytes for partition in corpus.partitions)
+    largest = largest_partition(corpus)
     expected = expected_memory(
         text_bytes=corpus.text_bytes,
         partition_bytes=largest,
@@ -316,7 +328,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         threads_per_worker=threads,
         memory_limit=settings.cluster.worker_bytes(),
         expected_driver=expected.driver,
-        expected_worker=expected.worker,
+        expected_worker=max(expected.worker, ingest_bytes(corpus, threads)),
         staging=redact((Folder(scratch) / name if scratch else folder.run(name).work).uri),
         expected_staging=expected_staging(
             corpus.text_bytes,
@@ -324,8 +336,23 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
             settings.vectorizer,
             settings.model,
             settings.run.checkpoint_every,
-        ),
+        )
+        + (0 if corpus.raw is None and corpus.origin is None else corpus.text_bytes),
+        estimated=corpus.raw is not None,
     )
+
+
+def largest_partition(corpus: Corpus) -> int:
+    """Bytes of text of the largest partition; one that is still to be staged is cut as it is."""
+    largest = max((partition.text_bytes for partition in corpus.partitions), default=0)
+    if corpus.raw is None or corpus.raw.format == "parquet":
+        return largest
+    return min(largest, int(LARGEST_UNCUT * corpus.settings.partition_bytes))
+
+
+def ingest_bytes(corpus: Corpus, threads: int) -> int:
+    """Memory of a worker while it stages documents."""
+    return 0 if corpus.raw is None else BARE_WORKER_BYTES + threads * INGEST_BYTES
 
 
 def check_memory(planned: Planned) -> None:

@@ -6,17 +6,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nmf_dask.config import Settings, redact
-from nmf_dask.corpus import Partition
+from nmf_dask.corpus import Corpus, Partition, no_document
 from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import basis_of, failure, warn_of
 from nmf_dask.pipeline.deaths import awaited
+from nmf_dask.pipeline.ingest import ingested
 from nmf_dask.pipeline.parts import Due, Made, PartTasks, folding_of, told_of
 from nmf_dask.pipeline.planning import check_memory
 from nmf_dask.pipeline.transform_plan import Prepared, planned_of, prepared
@@ -100,11 +101,10 @@ class _Job:
 
         made: list[Made] = []
         if self.ready.corpus is not None and self.ready.corpus.n_rows:
-            due = list(self._due(self.ready.corpus.partitions))
             self.output.begin(fresh=self.settings.run.resume == "never")
             try:
                 with connected(self.settings.cluster) as cluster:
-                    made = self._run(cluster, due)
+                    made = self._run(cluster, self.ready.corpus)
             except BaseException as error:
                 self._failed(error)
                 raise
@@ -129,6 +129,20 @@ class _Job:
             self.lock.check()
             self.output.write_told(self._report([], "failed", error=failure(error)))
 
+    def _ingested(self, tasks: Tasks, raw: Corpus) -> Corpus:
+        """The documents of new files, staged by file."""
+        self.observer.stage("ingest", len(raw.partitions))
+        versions = {one.uri: one.version for one in self.ready.new}
+        names = []
+        for partition in raw.partitions:
+            file = str(partition.pieces[0].file)
+            pieces = [(piece.row_group, piece.start, piece.stop) for piece in partition.pieces]
+            names.append(part_key(self.ready.basis, file, versions[file], pieces))
+        corpus = ingested(raw, self.output.documents, names, tasks, self.observer.advance, by_file=True)
+        if corpus.n_rows == 0 and not self.contents.taken:
+            raise no_document(raw.settings, raw.files)
+        return corpus
+
     def _due(self, partitions: Sequence[Partition]) -> Iterator[Due]:
         """The parts to make, under names that other parts do not have; those of an earlier attempt keep theirs."""
         left = {} if self.settings.run.resume == "never" else self.output.leftovers()
@@ -136,20 +150,41 @@ class _Job:
         row = self.contents.next_row()
         versions_of = {one.uri: one.version for one in self.ready.new}
         for partition in partitions:
-            file = partition.pieces[0].file
+            file, source = partition.pieces[0].file, self._source(partition)
             pieces = [(piece.row_group, piece.start, piece.stop) for piece in partition.pieces]
-            numbered = row if self.settings.corpus.id_column is None else None
-            what = (str(file), versions_of[str(file)], file.digest, pieces, numbered)
+            numbered = row if self._corpus.columns.id is None else None
+            what = (source, versions_of[source], file.digest, pieces, numbered)
             key = part_key(self.ready.basis, *what)
             yield Due(partition, left.get(key, f"part-{number:05d}-{key}.parquet"), row)
             number += 1
             row += partition.n_rows
 
-    def _run(self, cluster: Cluster, due: Sequence[Due]) -> list[Made]:
+    @property
+    def _corpus(self) -> Corpus:
+        """That of the new files."""
+        assert self.ready.corpus is not None
+        return self.ready.corpus
+
+    def _source(self, partition: Partition) -> str:
+        """The file of the input whose documents a partition has."""
+        file = partition.pieces[0].file
+        return self._sources.get(str(file), str(file))
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        """The input's file by that in which its documents are staged, where they are."""
+        sources = zip(self._corpus.files, self._corpus.sources, strict=False)
+        return {str(file): str(source) for file, source in sources}
+
+    def _run(self, cluster: Cluster, corpus: Corpus) -> list[Made]:
         cluster.introduce(self.observer)
-        self.observer.stage("transform", len(due))
         made: list[Made] = []
         try:
+            if corpus.raw is not None:
+                corpus = self._ingested(cluster.tasks, corpus)
+                self.ready = replace(self.ready, corpus=corpus)
+            due = list(self._due(corpus.partitions))
+            self.observer.stage("transform", len(due))
             for low in range(0, len(due), WAVE):
                 made += self._wave(cluster.tasks, due[low : low + WAVE], len(made))
                 self.lock.check()
@@ -173,8 +208,7 @@ class _Job:
         return made
 
     def _handed(self, tasks: Tasks, due: Sequence[Due]) -> list[Any]:
-        assert self.ready.corpus is not None
-        make = PartTasks(self.output, self.ready.corpus.columns).make
+        make = PartTasks(self.output, self._corpus.columns).make
         batch = Batch()
         # A task like any other: what is lost with its worker is loaded again.
         folding = batch.call("model", folding_of, self.ready.model.uri)
@@ -186,7 +220,7 @@ class _Job:
         arrived = iter(parts)
         by_file: dict[str, list[Part]] = {one.uri: [] for one in self.ready.new}
         for partition in self.ready.corpus.partitions if self.ready.corpus is not None else ():
-            by_file[str(partition.pieces[0].file)].append(next(arrived))
+            by_file[self._source(partition)].append(next(arrived))
         for one in self.ready.new:
             taken[one.uri] = Taken(one.uri, one.size, one.modified, tuple(by_file[one.uri]))
         return replace(self.contents, basis=self.ready.basis, taken=taken)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nmf_dask.config import Settings, redact
-from nmf_dask.corpus import Corpus, Seen, find_corpus, look_at, open_corpus
+from nmf_dask.corpus import Corpus, Seen, find_corpus, look_at, no_document, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.model import TopicModel
@@ -22,6 +22,8 @@ from nmf_dask.pipeline.planning import (
     check_apart,
     check_memory,
     check_outside,
+    ingest_bytes,
+    largest_partition,
 )
 from nmf_dask.store import (
     Contents,
@@ -71,7 +73,7 @@ def prepared(settings: Settings) -> Prepared:
     output = TransformFolder(Folder(target))
     output.check_usable()
     model = TopicModel.load(source)
-    seen = look_at(find_corpus(settings.corpus.input))
+    seen = look_at(find_corpus(settings.corpus.input, settings.corpus.format))
     contents, basis = output.contents(), _basis(settings, model)
     if contents is not None:
         _check_same_basis(contents, basis, output)
@@ -86,9 +88,7 @@ def prepared(settings: Settings) -> Prepared:
     if corpus is not None:
         check_kept_names(corpus.columns.id_name, corpus.kept.names)
         if corpus.n_rows == 0 and not taken:
-            raise InputDataError(
-                f"no document: none of the {len(new)} files has a row (the first: {new[0].uri})"
-            )
+            raise no_document(settings.corpus, corpus.files)
         basis |= _types(corpus, contents)
     elif contents is not None:
         basis |= {key: contents.basis[key] for key in ("id_type", "kept") if key in contents.basis}
@@ -188,6 +188,7 @@ class TransformPlan(Planned):
     memory_limit: int
     expected_driver: int
     expected_worker: int
+    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
@@ -215,7 +216,7 @@ def plan_transform(settings: Settings) -> TransformPlan:
 def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
     """The plan of a transform that was prepared."""
     partitions = ready.corpus.partitions if ready.corpus is not None else ()
-    largest = max((one.text_bytes for one in partitions), default=0)
+    largest = largest_partition(ready.corpus) if ready.corpus is not None else 0
     workers, threads = settings.cluster.shape()
     expected = expected_memory(
         ready.model,
@@ -240,7 +241,8 @@ def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
         threads_per_worker=threads,
         memory_limit=settings.cluster.worker_bytes(),
         expected_driver=expected.driver,
-        expected_worker=expected.worker,
+        expected_worker=max(expected.worker, ingest_bytes(ready.corpus, threads) if ready.corpus else 0),
+        estimated=ready.corpus is not None and ready.corpus.raw is not None,
     )
 
 

@@ -280,13 +280,16 @@ class Folder:
         """Write one Parquet file: zstd, row groups of about 32 MiB; its digest."""
         return self.write_parquet_slices([table])
 
-    def write_parquet_slices(self, tables: Iterable[pa.Table]) -> Digest:
-        """Write one Parquet file of tables as they come (one at least), a row group or more each; its digest."""
+    def write_parquet_slices(self, tables: Iterable[pa.Table], plain: Sequence[str] = ()) -> Digest:
+        """Write one Parquet file of tables as they come (one at least), a row group or more each; its digest.
+
+        The columns of `plain` get no dictionary.
+        """
         tables = iter(tables)
         first = next(tables)
         with self.writing() as stream:
             hashed = _Hashed(stream)
-            flat = _flat(first.schema)
+            flat = [name for name in _flat(first.schema) if name not in plain]
             with pq.ParquetWriter(hashed, first.schema, compression="zstd", use_dictionary=flat) as writer:
                 for table in chain([first], tables):
                     writer.write_table(table, _rows_a_group(table))

@@ -50,7 +50,7 @@ def run_id(settings: Settings, fingerprint: str) -> str:
 
 def chosen_documents(corpus: CorpusSettings) -> dict[str, Any]:
     """What decides the documents; later keys count where they are given, so that older runs keep their ids."""
-    always, later = {"text_column", "id_column"}, {"keep"}
+    always, later = {"text_column", "id_column"}, {"keep", "where", "format"}
     return {
         **corpus.model_dump(mode="json", include=always),
         **corpus.model_dump(mode="json", include=later, exclude_defaults=True),

@@ -125,6 +125,11 @@ class TransformFolder:
         return self.folder / "_work" / f"{name}.json"
 
     @property
+    def documents(self) -> Folder:
+        """Those of new files that are not plain Parquet, staged until the commit."""
+        return self.folder / "_work" / "documents"
+
+    @property
     def success(self) -> Folder:
         """Says that W/ holds what the manifest names, and nothing else."""
         return self.folder / "_SUCCESS"

@@ -1,0 +1,300 @@
+"""Corpora that are read once and staged as plain Parquet files: other formats than Parquet, and those with a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from nmf_dask.config import CorpusSettings
+from nmf_dask.corpus.columns import NO_COLUMNS, Columns, find_field, key_value, nested_names
+from nmf_dask.corpus.footers import Column, Footer, checked_statistics, did_you_mean, null_counts
+from nmf_dask.corpus.formats import compression_of
+from nmf_dask.corpus.locations import Found, Location
+from nmf_dask.corpus.partitions import Partition, Piece, SourceFile, target_bytes
+from nmf_dask.corpus.reading import joined, read_together
+from nmf_dask.corpus.records import Source, head_schema, read_records
+from nmf_dask.corpus.seen import Seen
+from nmf_dask.corpus.where import Condition, Facts, Unfit, columns_of, may_be_true, parse
+from nmf_dask.errors import InputDataError
+
+# What text becomes by compression, about; only a plan hangs on it.
+COMPRESSION = 4
+ROW_BYTES = 200
+_SIMPLE = (
+    pa.types.is_integer,
+    pa.types.is_float32,
+    pa.types.is_float64,
+    pa.types.is_string,
+    pa.types.is_boolean,
+)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """How the documents of a corpus are read out of its files. Picklable.
+
+    `sources` are the columns to read of files that are not Parquet; `keys` the types of those that are in folders'
+    names; `where` is the filter, as it was given.
+    """
+
+    format: str
+    columns: Columns
+    id_type: pa.DataType
+    keys: pa.Schema = field(default_factory=lambda: NO_COLUMNS)
+    sources: tuple[Source, ...] = ()
+    where: str | None = None
+
+    @property
+    def text_name(self) -> str:
+        """The column of documents where they are staged: a name that no other has."""
+        name = "text"
+        while name in (self.columns.id, *self.columns.kept.names):
+            name += "_"
+        return name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the staged documents."""
+        ids = [] if self.columns.id is None else [pa.field(self.columns.id, self.id_type)]
+        return pa.schema([pa.field(self.text_name, pa.string()), *ids, *self.columns.kept])
+
+    def check(self, file: SourceFile) -> None:
+        """Raise InputDataError where the filter does not go with the columns' types; `file` is to be named."""
+        if self.where is not None:
+            types = {one.name: one.type for one in (*self.sources, *self.keys)}
+            bound(parse(self.where), types.__getitem__, file.location)
+
+    def documents(self, partition: Partition) -> Iterator[pa.Table]:
+        """The documents of a partition, those that the filter leaves, as tables of `schema`, in order.
+
+        Raises InputDataError for damage and for a null id, naming the file, and RetryableError for a store that does
+        not answer.
+        """
+        for file, pieces in groupby(partition.pieces, key=lambda piece: piece.file):
+            of_file = replace(partition, pieces=tuple(pieces))
+            row, expression = 0, None
+            for table in self._rows(file, of_file):
+                if self.where is not None:
+                    types = {one.name: one.type for one in table.schema}
+                    expression = bound(parse(self.where), types.__getitem__, file.location)
+                found = table if expression is None else table.filter(expression)
+                yield self._documents(file, found, row, row + len(table))
+                row += len(table)
+
+    def _rows(self, file: SourceFile, partition: Partition) -> Iterator[pa.Table]:
+        """All columns that are needed of one file's rows: as they are stored, and the keys of its folders."""
+        keys = dict(file.keys)
+        for table in self._stored(file, partition):
+            for one in self.keys:
+                value = pa.scalar(key_value(keys.get(one.name), one.type), one.type)
+                table = table.append_column(one, pa.repeat(value, len(table)))
+            yield table
+
+    def _stored(self, file: SourceFile, partition: Partition) -> Iterator[pa.Table]:
+        if self.format != "parquet":
+            yield from read_records(file.location, file.name, self.format, self.sources)
+            return
+        names = needed(self.columns, self.where, self.keys.names)
+        for arrays in read_together(partition, names):
+            yield pa.Table.from_arrays(arrays, names=list(names))
+
+    def _documents(self, file: SourceFile, rows: pa.Table, start: int, stop: int) -> pa.Table:
+        arrays: list[Any] = [joined([rows[name].cast(pa.string()) for name in self.columns.text])]
+        if self.columns.id is not None:
+            ids = rows[self.columns.id]
+            if ids.null_count:
+                raise InputDataError(
+                    f"{file}: column {self.columns.id!r} has no id in one of the rows {start:,} to {stop - 1:,} "
+                    "(counted from 0 as they are read). Fill it in, drop the row, or leave --id-column out: then W "
+                    "carries row numbers."
+                )
+            arrays.append(ids)
+        arrays += [rows[one.name].cast(one.type) for one in self.columns.kept]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def needed(columns: Columns, where: str | None, keys: Sequence[str]) -> tuple[str, ...]:
+    """The columns that files have to have, each once; those of `keys` are in folders' names."""
+    ids = () if columns.id is None else (columns.id,)
+    named = columns_of(parse(where)) if where is not None else []
+    more = [name for name in (*columns.kept.names, *named) if name not in keys]
+    return tuple(dict.fromkeys((*columns.text, *ids, *more)))
+
+
+def bound(condition: Condition, types: Callable[[str], pa.DataType], location: Location) -> Any:
+    """A filter as Arrow has it; InputDataError where a column's type does not go with it."""
+    try:
+        return condition.expression(types)
+    except Unfit as error:
+        raise InputDataError(f"{location}: {error}. Mend the filter (--where, corpus.where).") from None
+
+
+def may_match(
+    condition: Condition, found: Sequence[Column], footer: Footer, file: SourceFile, keys: pa.Schema
+) -> list[bool]:
+    """For each row group of a Parquet file, whether the filter may be true for a row of it, by its statistics.
+
+    Raises InputDataError for statistics that are damaged, and for a filter that does not go with a column's type.
+    """
+    values = dict(file.keys)
+    types = {one.name: one.type for one in found} | {one.name: one.type for one in keys}
+    bound(condition, types.__getitem__, file.location)
+    constant = {}
+    for one in keys:
+        value = key_value(values.get(one.name), one.type)
+        constant[one.name] = Facts(value, value, value is None, value is None)
+    readable = [one for one in found if checked_statistics(footer, file.location, one) is not None]
+    nulls = {one.name: null_counts(footer, file.location, one) for one in readable}
+    unknown = {one.name: Facts() for one in found}
+    matching = []
+    for number in range(footer.metadata.num_row_groups):
+        told = {one.name: _facts(footer, one, number, nulls[one.name][number]) for one in readable}
+        known = unknown | told | constant
+        matching.append(may_be_true(condition, types.__getitem__, known.__getitem__))
+    return matching
+
+
+def _facts(footer: Footer, column: Column, number: int, n_nulls: int | None) -> Facts:
+    """What the statistics of a row group say of a column. Their lengths are checked: Arrow may be asked for them."""
+    group = footer.metadata.row_group(number)
+    nulls = None if n_nulls is None else n_nulls > 0
+    only_nulls = n_nulls is not None and n_nulls == group.num_rows
+    simple = any(check(column.type) for check in _SIMPLE) or pa.types.is_date32(column.type)
+    with suppress(pa.ArrowException, UnicodeDecodeError, ValueError, OverflowError):
+        if simple and not only_nulls:
+            statistics = group.column(column.leaf).statistics
+            if statistics is not None and statistics.has_min_max:
+                return Facts(statistics.min, statistics.max, nulls)
+    return Facts(nulls=nulls, only_nulls=only_nulls)
+
+
+def head_sources(
+    heads: Mapping[Location, pa.Schema], format_: str, columns: Columns, names: Sequence[str]
+) -> list[Source]:
+    """The columns `names` of files that are not Parquet, by the first MiB of each.
+
+    Documents are strings, and so are the ids of CSV; other columns have the type that they seem to have in all files.
+    Raises InputDataError for a column that a file (JSON lines: every file) lacks, or of a type that cannot be taken.
+    """
+    return [_source(heads, format_, columns, name) for name in names]
+
+
+def _source(heads: Mapping[Location, pa.Schema], format_: str, columns: Columns, name: str) -> Source:
+    whole: tuple[pa.DataType, tuple[str, ...], Location] | None = None
+    lacking: Location | None = None
+    for location, schema in heads.items():
+        found = find_field(schema, name, lambda _: 0)
+        if found is None:
+            lacking = lacking or location
+            continue
+        type_, path = _taken_as(found[0], format_), found[2]
+        if whole is None or pa.types.is_null(whole[0]):
+            whole = type_, path, location
+        elif type_ != whole[0] and not pa.types.is_null(type_):
+            whole = _common(whole[0], type_, format_, name, whole[2], location), whole[1], whole[2]
+    if whole is None or (lacking is not None and format_ != "jsonl"):
+        raise _lacks(lacking, heads, name, columns)
+    type_ = pa.string() if pa.types.is_null(whole[0]) else whole[0]
+    if name in columns.text and not pa.types.is_string(type_):
+        if format_ == "jsonl":
+            raise InputDataError(
+                f"{whole[2]}: column {name!r} has type {type_}, not of strings. Write it as strings, or choose another "
+                "by --text-column (corpus.text_column)."
+            )
+        type_ = pa.string()
+    if name == columns.id and format_ != "jsonl" and name not in ("line",):
+        type_ = pa.string()
+    if pa.types.is_nested(type_):
+        raise InputDataError(
+            f"{whole[2]}: column {name!r} has type {type_}; single values are needed. Name a column within it by a "
+            "dot, or leave it out."
+        )
+    return Source(name, whole[1], type_)
+
+
+def _taken_as(type_: pa.DataType, format_: str) -> pa.DataType:
+    """JSON has no times: what looks like one is a string."""
+    return pa.string() if format_ == "jsonl" and pa.types.is_timestamp(type_) else type_
+
+
+def _common(
+    one: pa.DataType, other: pa.DataType, format_: str, name: str, first: Location, second: Location
+) -> pa.DataType:
+    numbers = {pa.int64(), pa.float64()}
+    if {one, other} == numbers:
+        return pa.float64()
+    if format_ != "jsonl":
+        return pa.string()
+    raise InputDataError(
+        f"column {name!r} has type {one} in {first}, but {other} in {second}. Write the files of one of the two again."
+    )
+
+
+def _lacks(
+    lacking: Location | None, heads: Mapping[Location, pa.Schema], name: str, columns: Columns
+) -> InputDataError:
+    names = nested_names(heads[lacking]) if lacking is not None else []
+    flag = "--text-column" if name in columns.text else "--id-column" if name == columns.id else "--keep"
+    flag = flag if name in (*columns.text, columns.id, *columns.kept.names) else "--where"
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return InputDataError(
+        f"{lacking}: no column {name!r}. "
+        + (f"Its columns: {shown}." if names else "It has no columns.")
+        + did_you_mean(name, names)
+        + f" Name the column by {flag} (corpus.{flag[2:].replace('-', '_')})."
+    )
+
+
+def expected_bytes(file: SourceFile) -> int:
+    """The text of a file, about, by its size."""
+    return max(1, file.size * (COMPRESSION if compression_of(file.location.path) else 1))
+
+
+def plan_files(files: Sequence[SourceFile], partition_bytes: int, by_file: bool) -> tuple[Partition, ...]:
+    """Whole files, in order, in partitions of about the target: what one task reads. Rows are estimates.
+
+    With `by_file`, each file is one.
+    """
+    target = target_bytes(sum(map(expected_bytes, files)), partition_bytes)
+    partitions: list[Partition] = []
+    held: list[SourceFile] = []
+    first_row = 0
+
+    def close() -> None:
+        nonlocal first_row
+        n_bytes = sum(map(expected_bytes, held))
+        pieces = tuple(Piece(file, 0, 0, file.n_rows) for file in held)
+        n_rows = sum(file.n_rows for file in held)
+        partitions.append(Partition(len(partitions), pieces, n_rows, first_row, n_bytes))
+        first_row += n_rows
+        held.clear()
+
+    for file in files:
+        if held and (by_file or sum(map(expected_bytes, held)) + expected_bytes(file) > target):
+            close()
+        held.append(file)
+    if held:
+        close()
+    return tuple(partitions)
+
+
+def source_file(seen: Seen, format_: str, keys: Any) -> SourceFile:
+    """A file that is not Parquet: known by its size and the time of its last change; its rows are an estimate."""
+    file = SourceFile(seen.found.location, seen.found.name, seen.size, 1, f"{seen.modified:x}", keys)
+    return file if format_ == "text" else replace(file, n_rows=1 + expected_bytes(file) // ROW_BYTES)
+
+
+def heads_of(found: Sequence[Found], format_: str, pool: Any) -> dict[Location, pa.Schema]:
+    """Names and types of the columns of files, by their first MiB."""
+    schemas = pool.map(lambda one: head_schema(one.location, format_), found)
+    return {one.location: schema for one, schema in zip(found, schemas, strict=True)}
+
+
+def default_id(settings: CorpusSettings, format_: str) -> str | None:
+    """The id column: of text files that are a document each, their paths where nothing else is asked for."""
+    return settings.id_column or ("path" if format_ == "text" else None)
