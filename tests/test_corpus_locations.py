@@ -145,9 +145,9 @@ def test_a_broken_link_is_named(tree):
         ("", "nothing/*.parquet", r"input \S*: no file matches, \S*nothing is not a folder"),
         ("empty/", "empty", r"no Parquet file in the folder \S*empty: it holds no file \(names that begin"),
         (
-            "csv/a.csv",
-            "csv",
-            r"1 files, the first of them a\.csv, none with an end of \.parquet.*glob.*csv/\*",
+            "md/a.md",
+            "md",
+            r"1 files, the first of them a\.md, none with an end such as \.parquet.*glob.*md/\*",
         ),
         ("csv/a.csv", "csv/*.parquet", r"no file matches below \S*csv"),
         ("t/_delta_log/0.json", "t", r"this folder is a Delta Lake table.*file_uris"),

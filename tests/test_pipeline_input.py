@@ -81,7 +81,7 @@ def damaged_page(folder: Path):
 
 
 def no_files(folder: Path):
-    (folder / "notes.txt").write_text("nothing here")
+    (folder / "notes.md").write_text("nothing here")
 
 
 def no_documents(folder: Path):
@@ -121,7 +121,7 @@ NOTHING, RUN = 0, 1
         (not_parquet, [r"a\.parquet", "Parquet"], NOTHING),
         (truncated, [r"a\.parquet", "cut|truncat|Parquet"], NOTHING),
         (damaged_page, [r"a\.parquet", "'text'", "row group 0", "damaged"], RUN),
-        (no_files, ["no Parquet file", "notes.txt"], NOTHING),
+        (no_files, ["no Parquet file", "notes.md"], NOTHING),
         (no_documents, ["no document", r"a\.parquet"], NOTHING),
         (only_empty, ["none of the 30 documents holds a term", "text_column"], RUN),
         (only_null, ["none of the 30 documents holds a term", "text_column"], RUN),

@@ -160,7 +160,7 @@ def _in_folder(text: str, folder: Location, wanted: str) -> list[Found]:
     if found:
         return found
     raise InputDataError(
-        f"input {text}: no Parquet file in the folder {folder}, nor one of CSV, JSON lines or text: "
+        f"input {text}: no Parquet file in the folder {folder}: "
         + (
             f"{len(files)} files, the first of them {files[0].name}, none with an end such as .parquet, .csv, .jsonl "
             f"or .txt{'' if wanted == 'auto' else f' for the format {wanted}'}. If they are Parquet all the same, name "

@@ -210,27 +210,34 @@ def _json_table(location: Location, before: int, block: bytes, schema: pa.Schema
         return pa.table({}) if schema is None else schema.empty_table()
     try:
         read = pajson.ReadOptions(use_threads=False, block_size=len(block) + 1)
-        return pajson.read_json(pa.BufferReader(block), read, options)
+        table = pajson.read_json(pa.BufferReader(block), read, options)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise _bad_json(error, location, before, block) from None
+    n_lines = sum(1 for line in block.split(b"\n") if line.strip())
+    # Arrow does not mind objects of several lines, but those would be cut between blocks.
+    if schema is not None and len(table) != n_lines:
+        raise _bad_json(
+            ValueError(f"{len(table):,} objects stand in {n_lines:,} lines"), location, before, block
+        )
+    return table
 
 
 def _bad_json(error: Exception, location: Location, before: int, block: bytes) -> InputDataError:
     message = brief(error).removeprefix("JSON parse error: ")
     lines = block.split(b"\n")
     row = _ROW.search(message)
-    if row is None:
-        place = f"lines {before + 1:,} to {before + len(lines):,}"
-        return InputDataError(f"{location}, {place}: {message}. Mend them, or leave the file out.")
     filled = [number for number, line in enumerate(lines) if line.strip()]
-    number = filled[min(int(row[1]), len(filled) - 1)]
-    message = _ROW.sub("", message).rstrip(".")
-    start = lines[number].strip()[:1]
-    if before == 0 and number == 0 and (start == b"[" or lines[number].strip() == b"{"):
+    first = lines[filled[0]].strip()
+    if before == 0 and (first.startswith(b"[") or first == b"{"):
         return InputDataError(
             f"{location} is JSON, but not an object a line. Convert it: jq -c '.[]' {location} > lines.jsonl "
             "(jq -c . where it is one object after the other)."
         )
+    if row is None:
+        place = f"lines {before + 1:,} to {before + filled[-1] + 1:,}"
+        return InputDataError(f"{location}, {place}: {message}. A line holds one JSON object: mend them.")
+    number = filled[min(int(row[1]), len(filled) - 1)]
+    message = _ROW.sub("", message).rstrip(".")
     changed = _CHANGED.search(message)
     if changed is not None:
         column, due, found = changed.groups()
@@ -319,8 +326,11 @@ def _bad_csv(
     if converted is not None and sources is not None:
         number, row_, type_, what = converted.groups()
         where = f", row {int(row_):,}" if row_ else ""
+        name = _csv_head(location, delimiter).names[
+            int(number)
+        ]  # all are counted, also those that are not read
         return InputDataError(
-            f"{location}{where}: column {sources[int(number)].name!r} holds {type_} in the first MiB of the files, but "
-            f"here: {what}. Mend the row, or leave the column out."
+            f"{location}{where}: column {name!r} holds {type_} in the first MiB of the files, but here: {what}. "
+            "Mend the row, or leave the column out."
         )
     return InputDataError(f"{location} cannot be read as CSV ({message}). Mend it, or leave it out.")

@@ -234,9 +234,9 @@ def folders_named_as_files(random: Random, folder: Path) -> Expected:
 
 @kind(5)
 def files_beside(random: Random, folder: Path) -> Expected:
-    """What does not end in .parquet is not looked at, nor what begins with a dot."""
+    """Notes beside a corpus are not looked at, nor what begins with a dot."""
     table = write_clean(random, folder / "a.parquet")
-    for name in ("README.md", "b.csv", "_metadata", ".hidden.parquet", "_c.parquet"):
+    for name in ("README.md", "b.txt", "b.json", "_metadata", ".hidden.parquet", "_c.parquet"):
         (folder / name).write_text("nothing here")
     return Expected((DONE,), table.num_rows, arguments=maybe_ids(random))
 
