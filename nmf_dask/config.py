@@ -306,6 +306,9 @@ class OutputSettings(Section):
         examples=["s3://bucket/model"],
     )
     n_top_terms: PositiveInt = Field(50, description="terms a topic in topics.parquet")
+    w_format: Literal["parquet", "csv"] = Field(
+        "parquet", description="csv: W as CSV too, in W_csv beside W, with a column for each weight"
+    )
 
 
 class ClusterSettings(Section):

@@ -21,6 +21,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "corpus.keep": ("--keep",),
     "corpus.where": ("--where",),
     "corpus.format": ("--format",),
+    "output.w_format": ("--w-format",),
     "model.n_components": ("-k", "--n-components"),
     "model.beta_loss": ("--beta-loss",),
     "model.solver": ("--solver",),

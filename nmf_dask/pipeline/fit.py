@@ -373,7 +373,12 @@ class Job:
     def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
         settings = self.settings
         writer = WriteTasks(
-            self.run, self.stage, self.corpus.columns, settings.model.random_state, len(scale)
+            self.run,
+            self.stage,
+            self.corpus.columns,
+            settings.model.random_state,
+            len(scale),
+            settings.output.w_format == "csv",
         )
         weights = fitting.weights()
         batch = Batch()
@@ -386,6 +391,8 @@ class Job:
         written: list[Written] = self._awaited("write", tasks, tasks.submit(batch, refs))
         for partition, one in zip(self.corpus.partitions, written, strict=True):
             self.digests[self.run.name_of(self.run.w_part(partition.index))] = one.digest
+            if one.csv is not None:
+                self.digests[self.run.name_of(self.run.w_csv_part(partition.index))] = one.csv
         return written
 
     def _write_H(self, vocabulary: Vocabulary, H: NDArray[np.float32]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from nmf_dask.errors import InputDataError
 from nmf_dask.folding import Folding
 from nmf_dask.model import TopicModel
 from nmf_dask.pipeline.account import topics_told
-from nmf_dask.store import Part, TransformFolder, w_table
+from nmf_dask.store import Digest, Part, TransformFolder, flat_table, w_table
 
 # What is counted and weighed at a time: enough for the few milliseconds that a slice costs by itself to be nothing,
 # and all that a task holds, however large its partition is.
@@ -69,6 +69,7 @@ class PartTasks:
 
     output: TransformFolder
     columns: Columns
+    as_csv: bool = False
 
     def make(self, due: Due, folding: Folding) -> Made:
         """Write a part, and then a record of it; a whole part of an earlier attempt is taken.
@@ -81,7 +82,7 @@ class PartTasks:
         k = folding.n_components
         tally = Tally(np.zeros(k), np.zeros(k, np.int64))
         try:
-            digest = self.output.part(due.name).write_parquet_slices(self._slices(due, folding, tally))
+            digest, csv = self._written(due.name, self._slices(due, folding, tally))
         except MemoryError as error:
             raise InputDataError(
                 f"{due.partition} does not fit the memory of a worker: lower corpus.partition_bytes, or give "
@@ -96,8 +97,10 @@ class PartTasks:
             documents=tuple(tally.documents.tolist()),
             bytes=digest.n_bytes,
             sha256=digest.sha256,
+            csv_bytes=csv.n_bytes if csv is not None else None,
+            csv_sha256=csv.sha256 if csv is not None else None,
         )
-        self.output.record(due.name).write_json(asdict(part))
+        self.output.record(due.name).write_json(part.told())
         return Made(part, False)
 
     def _earlier(self, due: Due) -> Part | None:
@@ -105,8 +108,23 @@ class PartTasks:
         with suppress(InputDataError, KeyError, TypeError, ValueError):
             part = Part.of(self.output.record(due.name).read_json())
             if (part.name, part.first_row) == (due.name, due.first_row):
-                return part if self.output.part(due.name).digest() == part.digest else None
+                found = {name: self.output.file(name).digest() for name in part.digests}
+                return part if found == part.digests else None
         return None
+
+    def _written(self, name: str, slices: Iterator[pa.Table]) -> tuple[Digest, Digest | None]:
+        """Digests of a part, and of that in CSV, where that is asked for: both are written side by side."""
+        if not self.as_csv:
+            return self.output.part(name).write_parquet_slices(slices), None
+        with self.output.csv_part(name).writing_csv() as csv:
+
+            def passed() -> Iterator[pa.Table]:
+                for table in slices:
+                    csv.write(flat_table(table))
+                    yield table
+
+            digest = self.output.part(name).write_parquet_slices(passed())
+        return digest, csv.digest
 
     def _slices(self, due: Due, folding: Folding, tally: Tally) -> Iterator[pa.Table]:
         ids, kept = self._ids(due), read_kept(due.partition, self.columns)

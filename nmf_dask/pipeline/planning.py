@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import pyarrow as pa
+
 from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, redact
 from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
@@ -13,7 +15,7 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
-from nmf_dask.store import Folder, ModelFolder, check_id_name, check_kept_names, run_id
+from nmf_dask.store import Folder, ModelFolder, check_csv_columns, check_id_name, check_kept_names, run_id
 from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
 
@@ -239,10 +241,18 @@ def opened(settings: Settings) -> Corpus:
     check_id_name(settings.corpus.id_column or "doc_id")
     check_apart(settings)
     corpus = open_corpus(settings.corpus)
-    check_kept_names(corpus.columns.id_name, corpus.kept.names)
+    check_w(corpus, settings, settings.model.n_components)
     if corpus.raw is None:
         check_documents(corpus, settings)
     return corpus
+
+
+def check_w(corpus: Corpus, settings: Settings, k: int) -> None:
+    """Raise ConfigurationError for what W is to carry and cannot, in the format that it is to have."""
+    columns = corpus.columns
+    check_kept_names(columns.id_name, corpus.kept.names)
+    if settings.output.w_format == "csv":
+        check_csv_columns(pa.schema([(columns.id_name, corpus.id_type), *corpus.kept]), k)
 
 
 def check_documents(corpus: Corpus, settings: Settings) -> None:

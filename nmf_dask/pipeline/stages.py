@@ -25,7 +25,7 @@ from nmf_dask.staging import (
     write_counts,
     write_table,
 )
-from nmf_dask.store import Digest, RunFolder, StageDamaged, w_table
+from nmf_dask.store import Digest, RunFolder, StageDamaged, flat_table, w_table
 from nmf_dask.tasks import Batch, Tasks
 from nmf_dask.text import Counts, count_texts
 from nmf_dask.vocabulary import TermTable, Vocabulary, weigh
@@ -55,6 +55,7 @@ class Written(NamedTuple):
     weights: NDArray[np.float64]
     documents: NDArray[np.int64]
     digest: Digest  # of the file
+    csv: Digest | None  # of that in CSV, where there is one
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class WriteTasks:
     columns: Columns
     seed: int
     n_components: int
+    as_csv: bool = False
 
     def write(
         self, partition: Partition, runs: Sequence[tuple[int, Run]], strips: list[Weights], scale: Weights
@@ -172,9 +174,14 @@ class WriteTasks:
         ids, kept = read_ids(partition, self.columns.id), read_kept(partition, self.columns)
         table = w_table(ids, self.columns.id_name, W, has_terms, kept)
         digest = self.run.w_part(partition.index).write_parquet(table)
+        csv = None
+        if self.as_csv:
+            with self.run.w_csv_part(partition.index).writing_csv() as file:
+                file.write(flat_table(table))
+            csv = file.digest
         topics = table["topic"].drop_null().to_numpy()
         return Written(
-            W.sum(axis=0, dtype=np.float64), np.bincount(topics, minlength=self.n_components), digest
+            W.sum(axis=0, dtype=np.float64), np.bincount(topics, minlength=self.n_components), digest, csv
         )
 
 

@@ -208,7 +208,7 @@ class _Job:
         return made
 
     def _handed(self, tasks: Tasks, due: Sequence[Due]) -> list[Any]:
-        make = PartTasks(self.output, self._corpus.columns).make
+        make = PartTasks(self.output, self._corpus.columns, self.settings.output.w_format == "csv").make
         batch = Batch()
         # A task like any other: what is lost with its worker is loaded again.
         folding = batch.call("model", folding_of, self.ready.model.uri)

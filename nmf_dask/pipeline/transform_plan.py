@@ -22,6 +22,7 @@ from nmf_dask.pipeline.planning import (
     check_apart,
     check_memory,
     check_outside,
+    check_w,
     ingest_bytes,
     largest_partition,
 )
@@ -32,7 +33,6 @@ from nmf_dask.store import (
     Taken,
     TransformFolder,
     check_id_name,
-    check_kept_names,
     chosen_documents,
 )
 from nmf_dask.tasks import BARE_WORKER_BYTES
@@ -86,7 +86,7 @@ def prepared(settings: Settings) -> Prepared:
         _check_same_input(taken, seen, output)
     corpus = open_corpus(settings.corpus, [one.found for one in new], by_file=True) if new else None
     if corpus is not None:
-        check_kept_names(corpus.columns.id_name, corpus.kept.names)
+        check_w(corpus, settings, model.n_components)
         if corpus.n_rows == 0 and not taken:
             raise no_document(settings.corpus, corpus.files)
         basis |= _types(corpus, contents)
@@ -103,11 +103,12 @@ def _basis(settings: Settings, model: TopicModel) -> dict[str, Any]:
         "run_id": model.run["run_id"],
         "H": hashlib.sha256("".join(H).encode()).hexdigest(),
         **chosen_documents(settings.corpus),
+        **({"w_format": "csv"} if settings.output.w_format == "csv" else {}),
     }
 
 
 def _check_same_basis(contents: Contents, basis: Mapping[str, Any], output: TransformFolder) -> None:
-    names = {"run_id": "the model's run", "H": "H"}
+    names = {"run_id": "the model's run", "H": "H", "w_format": "output.w_format"}
     keys = [key for key in {**contents.basis, **basis} if key not in ("id_type", "kept")]
     other = [
         f"{names.get(key, f'corpus.{key}')} was {contents.basis.get(key)}, and is {basis.get(key)}"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -109,6 +110,30 @@ class _Hashed:
     @property
     def digest(self) -> Digest:
         return Digest(self._n_bytes, self._hash.hexdigest())
+
+
+class CsvFile:
+    """A CSV file that is being written: names of columns first, nulls as nothing."""
+
+    def __init__(self, hashed: _Hashed) -> None:
+        self._hashed = hashed
+        self._writer: pacsv.CSVWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows; all tables have the same columns."""
+        if self._writer is None:
+            self._writer = pacsv.CSVWriter(self._hashed, table.schema)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        """No more tables come."""
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def digest(self) -> Digest:
+        """Of what was written, once it is closed."""
+        return self._hashed.digest
 
 
 @dataclass(frozen=True)
@@ -294,6 +319,14 @@ class Folder:
                 for table in chain([first], tables):
                     writer.write_table(table, _rows_a_group(table))
         return hashed.digest
+
+    @contextmanager
+    def writing_csv(self) -> Iterator[CsvFile]:
+        """Write one CSV file of tables as they come, one at least."""
+        with self.writing() as stream:
+            file = CsvFile(_Hashed(stream))
+            yield file
+            file.close()
 
     def digest(self) -> Digest:
         """Of this file as it is now; MissingFileError where there is none."""

@@ -44,6 +44,7 @@ def run_id(settings: Settings, fingerprint: str) -> str:
         "stop_words": _stop_words(settings.vectorizer.stop_words),
         "model": settings.model.model_dump(mode="json"),
         "n_top_terms": settings.output.n_top_terms,
+        **settings.output.model_dump(mode="json", include={"w_format"}, exclude_defaults=True),
     }
     return hash_of(chosen)
 
@@ -83,6 +84,10 @@ class RunFolder:
     def w_part(self, index: int) -> Folder:
         """File of the W of one corpus partition."""
         return self.folder / "W" / f"part-{index:05d}.parquet"
+
+    def w_csv_part(self, index: int) -> Folder:
+        """File of the same as CSV, where that was asked for."""
+        return self.folder / "W_csv" / f"part-{index:05d}.csv"
 
     def h_part(self, index: int) -> Folder:
         """File of a range of features of H."""
@@ -190,6 +195,7 @@ class RunFolder:
         """Write the manifest, and have the disk itself hold the results before `_SUCCESS` says so."""
         single = [file for file in (self.folder / "run.json", self.topics, self.convergence) if file.exists()]
         results = [*single, *self.h_parts(), *self.w_parts()]
+        results += [self.folder / "W_csv" / name for name in (self.folder / "W_csv").list()]
         files = {self.name_of(file): file for file in results}
         known = {name: digests.get(name) or Digest.of(file.read_bytes()) for name, file in files.items()}
         Manifest(self.folder, known).write()

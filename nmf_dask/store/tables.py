@@ -38,6 +38,12 @@ H_FEATURES = pa.schema(
 )
 """The columns of H before its weights."""
 W_COLUMNS = ("topic", "weights")
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_binary_view,
+)
 
 
 def check_id_name(id_name: str) -> None:
@@ -83,6 +89,37 @@ def w_table(
     unknown = ~has_terms | ~(W > 0).any(axis=1)
     own = {"topic": pa.array(topic, mask=unknown), "weights": weights_column(W)}
     return pa.table({id_name: ids, **more, **own})
+
+
+def check_csv_columns(schema: pa.Schema, k: int) -> None:
+    """Raise ConfigurationError for columns that a W as CSV cannot hold beside `k` weights: bytes, and w0, w1, …"""
+    for column in schema:
+        type_ = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+        is_bytes = any(check(type_) for check in _BYTES)
+        if is_bytes or column.name in _weight_names(k):
+            why = f"has type {column.type}, which is no text" if is_bytes else "is named as a weight"
+            raise ConfigurationError(
+                f"column {column.name!r} {why}, so W cannot be written as CSV with it: leave --w-format "
+                "(output.w_format) out, or the column"
+            )
+
+
+def flat_table(table: pa.Table) -> pa.Table:
+    """A table of W as CSV has it: the columns before the weights, and w0, w1, … float32."""
+    weights = table["weights"].combine_chunks()
+    k = weights.type.list_size
+    flat = weights.flatten().to_numpy(zero_copy_only=False).reshape(-1, k)
+    before = table.drop_columns("weights")
+    columns = [
+        column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
+        for column in before.columns
+    ]
+    names = [*before.column_names, *_weight_names(k)]
+    return pa.Table.from_arrays([*columns, *(pa.array(flat[:, topic]) for topic in range(k))], names=names)
+
+
+def _weight_names(k: int) -> list[str]:
+    return [f"w{topic}" for topic in range(k)]
 
 
 def h_table(vocabulary: Vocabulary, H: NDArray[np.float32]) -> pa.Table:

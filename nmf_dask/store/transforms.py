@@ -2,6 +2,7 @@
 
     OUTPUT/
       W/part-00000-<key>.parquet …   a file an input partition; its name stays when others come
+      W_csv/part-00000-<key>.csv …   the same as CSV, where that was asked for
       manifest.json                  which files are in, which parts hold them; size and SHA-256 of each part
       transform.json                 numbers of the last run; written on failure too
       _SUCCESS                       last of all; gone while parts are being added
@@ -31,12 +32,17 @@ from nmf_dask.store.runs import check_writable
 
 TRANSFORM_VERSION = 1
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{16})\.parquet")
-_OWN = {"W", "manifest.json", "transform.json", "_SUCCESS", "_LOCK", "_work"}
+_OWN = {"W", "W_csv", "manifest.json", "transform.json", "_SUCCESS", "_LOCK", "_work"}
 
 
 def part_key(basis: Mapping[str, Any], *more: Any) -> str:
     """Hash of what decides the content of a part: 16 hexadecimal digits."""
     return hash_of([basis, *more])
+
+
+def csv_name(name: str) -> str:
+    """Of a part's CSV file."""
+    return name.removesuffix(".parquet") + ".csv"
 
 
 @dataclass(frozen=True)
@@ -55,18 +61,29 @@ class Part:
     """Documents by their largest weight (k)."""
     bytes: int
     sha256: str
+    csv_bytes: int | None = None
+    csv_sha256: str | None = None
+    """Of the same as CSV, where there is one."""
 
     @property
-    def digest(self) -> Digest:
-        """Of its file."""
-        return Digest(self.bytes, self.sha256)
+    def digests(self) -> dict[str, Digest]:
+        """Of its files, by their paths within the output."""
+        found = {f"W/{self.name}": Digest(self.bytes, self.sha256)}
+        if self.csv_bytes is not None and self.csv_sha256 is not None:
+            found[f"W_csv/{csv_name(self.name)}"] = Digest(self.csv_bytes, self.csv_sha256)
+        return found
+
+    def told(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Part:
         """From JSON; KeyError, TypeError or ValueError where it is something else."""
         names = set(cls.__dataclass_fields__)
-        if set(told) != names:
-            raise KeyError(", ".join(sorted(names ^ set(told))))
+        odd = (names ^ set(told)) - {"csv_bytes", "csv_sha256"}
+        if odd:
+            raise KeyError(", ".join(sorted(odd)))
         lists = {name: tuple(told[name]) for name in ("weights", "documents")}
         return cls(**{**told, **lists})
 
@@ -119,6 +136,14 @@ class TransformFolder:
     def part(self, name: str) -> Folder:
         """The file of a part."""
         return self.folder / "W" / name
+
+    def csv_part(self, name: str) -> Folder:
+        """The file of the same as CSV."""
+        return self.folder / "W_csv" / csv_name(name)
+
+    def file(self, name: str) -> Folder:
+        """The file of a path within the output."""
+        return self.folder / name
 
     def record(self, name: str) -> Folder:
         """What its writer says of a part once that is whole."""
@@ -205,17 +230,19 @@ class TransformFolder:
         Raises RetryableError where another process has taken over the lock.
         """
         lock.check()
-        sync(self.part(name) for name in new)
+        made = set(new)
+        sync(self.file(name) for part in contents.parts if part.name in made for name in part.digests)
         (self.folder / "manifest.json").write_json(_told(contents))
         sync([self.folder / "manifest.json"])
         self.finish(contents)
 
     def finish(self, contents: Contents) -> None:
         """What comes after the manifest: files of earlier versions and attempts go, and `_SUCCESS` comes."""
-        names = {part.name for part in contents.parts}
-        for name in (self.folder / "W").list():
-            if name not in names:
-                (self.folder / "W" / name).delete()
+        names = {name for part in contents.parts for name in part.digests}
+        for folder in ("W", "W_csv"):
+            for name in (self.folder / folder).list():
+                if f"{folder}/{name}" not in names:
+                    self.file(f"{folder}/{name}").delete()
         self.success.write_bytes(b"")
         with suppress(NmfDaskError):  # it is in nobody's way
             (self.folder / "_work").delete()
@@ -232,6 +259,8 @@ def _told(contents: Contents) -> dict[str, Any]:
     return {
         "format_version": TRANSFORM_VERSION,
         "basis": contents.basis,
-        "inputs": [asdict(one) for one in contents.taken.values()],
-        **told_digests({f"W/{part.name}": part.digest for part in contents.parts}),
+        "inputs": [
+            {**asdict(one), "parts": [part.told() for part in one.parts]} for one in contents.taken.values()
+        ],
+        **told_digests({name: digest for part in contents.parts for name, digest in part.digests.items()}),
     }

@@ -261,8 +261,10 @@ def odd_column_names(random: Random, folder: Path) -> Expected:
 def nested_text_by_its_path(random: Random, folder: Path) -> Expected:
     texts = texts_of(random)
     write(random, folder / "a.parquet", pa.table({"s": pa.array([{"text": text} for text in texts])}))
+    if heads(random):
+        return Expected((DONE,), len(texts), arguments=("--text-column", "s.text"))
     return Expected(
-        (WRONG_DATA,), says=named("a.parquet", "no column 's.text'"), arguments=("--text-column", "s.text")
+        (WRONG_DATA,), says=named("a.parquet", "no column 's.body'"), arguments=("--text-column", "s.body")
     )
 
 
