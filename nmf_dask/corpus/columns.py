@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
 
@@ -96,11 +97,11 @@ def find_field(schema: Iterable[pa.Field], name: str, leaves: Callable[[pa.DataT
     type has.
     """
     fields = list(schema)
-    starts = [sum(leaves(before.type) for before in fields[:number]) for number in range(len(fields))]
-    for one, start in zip(fields, starts, strict=True):
+    starts = list(accumulate((leaves(one.type) for one in fields), initial=0))
+    for one, start in zip(fields, starts, strict=False):
         if one.name == name:
             return one.type, start, (name,)
-    for one, start in zip(fields, starts, strict=True):
+    for one, start in zip(fields, starts, strict=False):
         if pa.types.is_struct(one.type) and name.startswith(f"{one.name}."):
             found = find_field(one.type, name[len(one.name) + 1 :], leaves)
             if found is not None:

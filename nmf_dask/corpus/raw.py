@@ -25,6 +25,8 @@ from nmf_dask.errors import InputDataError
 # What text becomes by compression, about; only a plan hangs on it.
 COMPRESSION = 4
 ROW_BYTES = 200
+# Of an object store, each file costs a request or two, one after the other.
+FILES_A_TASK = 1000
 _SIMPLE = (
     pa.types.is_integer,
     pa.types.is_float32,
@@ -263,7 +265,7 @@ def plan_files(files: Sequence[SourceFile], partition_bytes: int, by_file: bool)
     target = target_bytes(sum(map(expected_bytes, files)), partition_bytes)
     partitions: list[Partition] = []
     held: list[SourceFile] = []
-    first_row = 0
+    first_row = n_held = 0
 
     def close() -> None:
         nonlocal first_row
@@ -275,9 +277,12 @@ def plan_files(files: Sequence[SourceFile], partition_bytes: int, by_file: bool)
         held.clear()
 
     for file in files:
-        if held and (by_file or sum(map(expected_bytes, held)) + expected_bytes(file) > target):
+        full = n_held + expected_bytes(file) > target or len(held) == FILES_A_TASK
+        if held and (by_file or full):
             close()
+            n_held = 0
         held.append(file)
+        n_held += expected_bytes(file)
     if held:
         close()
     return tuple(partitions)
