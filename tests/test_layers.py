@@ -37,6 +37,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
         "jobfile": {"allowed", "config", "errors"},
         "allowed": {"config", "errors"},
         "config": {"errors"},
+        "object_stores": {"errors"},
         "observer": set(),
         "residence": set(),
         "errors": set(),

@@ -309,8 +309,28 @@ def test_address_that_cannot_be_used_is_a_configuration_error(uri: str) -> None:
         Folder(uri).exists()
 
 
-def test_credentials_in_a_uri_are_not_repeated() -> None:
-    assert "hunter2" not in str(Folder("s3://key:hunter2@bucket/model"))
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:hunter2@bucket/model",
+        "s3://key:12/hunter2@bucket/model",
+        "s3://bucket/model?secret_key=hunter2",
+        "abfs://account:hunter2@box/model",
+        "abfs://box@account.dfs.core.windows.net/model?sv=2024&sig=hunter2",
+        "hdfs://user:hunter2@host:8020/model",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="Put it into the environment") as caught:
+        Folder(uri)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["hdfs://host:8020/m", "abfs://account@127.0.0.1:10000/box/a:b@c", "s3://b/a:b@c"]
+)
+def test_ports_and_colons_are_no_credentials(uri: str) -> None:
+    assert Folder(uri).uri == uri
 
 
 def test_size_and_delete_are_of_the_whole_tree(tmp_path: Path) -> None:

@@ -17,16 +17,13 @@ from pyarrow import fs
 
 from nmf_dask.corpus.formats import in_folder
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
+from nmf_dask.object_stores import built, refuse_credentials, understood, without_bucket
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)", re.DOTALL)
 # A question mark begins options only where an option follows; elsewhere it is a wildcard, or part of a name.
 _OPTIONS = re.compile(r"\?(?=\w+=)")
 _WILDCARD = re.compile(r"[*?[]")
-_DENIED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|HTTP status 403|Forbidden|PERMISSION_DENIED|UNAUTHENTICATED"
-    r"|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|ExpiredToken|AuthenticationFailed|AuthorizationFailure",
-)
-_ABSENT = re.compile(r"NO_SUCH_BUCKET|NO_SUCH_KEY|RESOURCE_NOT_FOUND|ContainerNotFound|BlobNotFound")
+_ABSENT = re.compile(r"NO_SUCH_KEY|RESOURCE_NOT_FOUND|BlobNotFound")
 # A path that leads nowhere leads nowhere the next time too.
 _IMPOSSIBLE = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO}
 _NOT_INSTALLED = re.compile(r"libjvm|libhdfs")
@@ -63,10 +60,11 @@ class Location(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that an input names, and its path below the input's folder."""
+    """A file that an input names, its path below the input's folder, and what a store's listing said of it."""
 
     location: Location
     name: str
+    info: fs.FileInfo | None = None
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +73,7 @@ def connect(file_system: str) -> tuple[fs.FileSystem, str]:
     if not file_system:
         return fs.LocalFileSystem(), ""
     try:
-        handler, root = fs.FileSystem.from_uri(file_system)
+        handler, root = built(file_system)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
         raise ConfigurationError(
             f"input {file_system}: {_cause(error)}. Give a path, or a URI that begins with file://, "
@@ -101,26 +99,28 @@ def parse(text: str) -> Location:
     path = unquote(path)
     if scheme == "file":
         return Location("", os.path.abspath(path))
-    if ":" in authority.rpartition("@")[0] or any("key" in option.lower() for option in options):
-        raise ConfigurationError(
-            f"an input of scheme {scheme}:// holds a key or password. Put it into the environment (for s3: "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY): an input is written to run.json and to logs."
-        )
+    refuse_credentials(text)
     file_system = (
         f"{scheme}://{authority}{'/' if scheme == 'hdfs' else ''}{''.join('?' + o for o in options)}"
     )
     root = connect(file_system)[1].rstrip("/")
-    return Location(file_system, f"{root}/{path.lstrip('/')}".rstrip("/") or "/")
+    path = f"{root}/{path.lstrip('/')}".rstrip("/") or "/"
+    # Where the URI names a service, as Azure's may, the container comes with the path.
+    return Location(file_system, path if root or scheme == "hdfs" else path.lstrip("/"))
 
 
 def explain(error: Exception, location: Location, doing: str) -> NmfDaskError:
     """The error to raise for one that a file system raised: bad input, or worth another try."""
     what = f"cannot {doing} {location}"
+    known = None if location.is_local else understood(error, what, str(location))
+    if known is not None:
+        return known
     if isinstance(error, FileNotFoundError) or _ABSENT.search(str(error)):
         return InputDataError(f"{what}: it does not exist")
-    if isinstance(error, PermissionError) or _DENIED.search(str(error)):
-        who = "this user may not" if location.is_local else "the credentials in the environment may not"
-        return InputDataError(f"{what}: {who} ({_cause(error)}). Grant read access, or leave it out.")
+    if isinstance(error, PermissionError):
+        return InputDataError(
+            f"{what}: this user may not ({_cause(error)}). Grant read access, or leave it out."
+        )
     number = getattr(error, "errno", None)
     if number in _IMPOSSIBLE:
         return InputDataError(f"{what}: {os.strerror(number)}. Mend the path, or leave it out.")
@@ -139,18 +139,26 @@ def find_files(text: str, wanted: str = "auto") -> list[Found]:
     """
     location = parse(text)
     try:
-        kind = location.handler.get_file_info(location.path).type
-        if kind == fs.FileType.Directory:
+        info = location.handler.get_file_info(location.path)
+        if info.type == fs.FileType.Directory:
             return _in_folder(text, location, wanted)
-        if kind != fs.FileType.NotFound:
-            return [Found(location, os.path.basename(location.path))]
+        if info.type != fs.FileType.NotFound:
+            return [Found(location, os.path.basename(location.path), None if location.is_local else info)]
         if _WILDCARD.search(location.path):
             return _in_glob(text, location, wanted)
-    except (OSError, UnicodeError) as error:
+        _refuse_missing_bucket(location)
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise explain(error, location, "look at") from None
     if os.path.islink(location.path) and location.is_local:
         raise InputDataError(f"input {text}: it links to {os.readlink(location.path)}, which does not exist")
     raise InputDataError(f"input {text}: {location} does not exist")
+
+
+def _refuse_missing_bucket(location: Location) -> None:
+    """Say so where even the bucket is not there: a store answers the same for a key in it."""
+    bucket = "" if location.is_local else location.path.partition("/")[0]
+    if bucket and location.handler.get_file_info(bucket).type == fs.FileType.NotFound:
+        raise without_bucket(f"cannot look at {location}", str(location))
 
 
 def _in_folder(text: str, folder: Location, wanted: str) -> list[Found]:
@@ -177,12 +185,13 @@ def _in_glob(text: str, location: Location, wanted: str) -> list[Found]:
     folder = Location(location.file_system, "/".join(fixed) or "/")
     pattern = parts[len(fixed) :]
     if location.handler.get_file_info(folder.path).type != fs.FileType.Directory:
+        _refuse_missing_bucket(folder)
         raise InputDataError(f"input {text}: no file matches, {folder} is not a folder")
     files = list(_walk(folder, pattern))
-    named = {file for file in files if _is_named(file.name, pattern)}
-    inside = [file for file in files if file not in named and _is_inside(file.name, pattern)]
-    taken = named.union(in_folder(text, inside, wanted))
-    found = [file for file in files if file in taken]
+    named = {file.location for file in files if _is_named(file.name, pattern)}
+    inside = [file for file in files if file.location not in named and _is_inside(file.name, pattern)]
+    taken = named.union(file.location for file in in_folder(text, inside, wanted))
+    found = [file for file in files if file.location in taken]
     if not found:
         raise InputDataError(
             f"input {text}: no file matches below {folder} (names that begin with . or _ are not looked at)"
@@ -210,9 +219,11 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
 
 def _walk(folder: Location, pattern: list[str] | None = None) -> Iterator[Found]:
     """Visible files below a folder by name; folders that cannot lead to a match are not entered."""
-    walk = _walk_local(folder.path, pattern or []) if folder.is_local else _walk_remote(folder)
-    for name in sorted(walk):
-        yield Found(Location(folder.file_system, f"{folder.path.rstrip('/')}/{name}"), name)
+    infos = (
+        dict.fromkeys(_walk_local(folder.path, pattern or [])) if folder.is_local else _walk_remote(folder)
+    )
+    for name in sorted(infos):
+        yield Found(Location(folder.file_system, f"{folder.path.rstrip('/')}/{name}"), name, infos[name])
 
 
 def _walk_local(root: str, pattern: list[str]) -> Iterator[str]:
@@ -235,11 +246,13 @@ def _walk_local(root: str, pattern: list[str]) -> Iterator[str]:
         yield from ("/".join([*parts, name]) for name in names if _visible(name))
 
 
-def _walk_remote(folder: Location) -> Iterator[str]:
+def _walk_remote(folder: Location) -> dict[str, fs.FileInfo]:
+    found = {}
     for info in folder.handler.get_file_info(fs.FileSelector(folder.path, recursive=True)):
         name = info.path.removeprefix(folder.path).lstrip("/")
         if info.type == fs.FileType.File and all(map(_visible, name.split("/"))):
-            yield name
+            found[name] = info
+    return found
 
 
 def _visible(name: str) -> bool:

@@ -35,9 +35,13 @@ class Seen(NamedTuple):
 
 
 def look_at(files: Sequence[Found]) -> list[Seen]:
-    """Size and time of files, in their order; InputDataError where one is gone."""
+    """Size and time of files, in their order; InputDataError where one is gone.
+
+    What a store's listing said of a file is not asked for again.
+    """
+    seen = {one.location: _seen(one, one.info) for one in files if one.info is not None}
     by_system: dict[str, list[Found]] = defaultdict(list)
-    for file in files:
+    for file in (one for one in files if one.info is None):
         by_system[file.location.file_system].append(file)
     stretches = [
         some[low : low + ASKED_AT_ONCE]
@@ -45,7 +49,7 @@ def look_at(files: Sequence[Found]) -> list[Seen]:
         for low in range(0, len(some), ASKED_AT_ONCE)
     ]
     with ThreadPoolExecutor(min(REQUESTS, max(1, len(stretches)))) as pool:
-        seen = {one.found.location: one for some in pool.map(_look, stretches) for one in some}
+        seen |= {one.found.location: one for some in pool.map(_look, stretches) for one in some}
     return [seen[file.location] for file in files]
 
 
@@ -60,7 +64,8 @@ def _look(files: Sequence[Found]) -> list[Seen]:
             raise InputDataError(
                 f"{file.location} is gone, which was there a moment ago: does something write to the input?"
             )
-    return [
-        Seen(file, int(info.size or 0), int(info.mtime_ns or 0))
-        for file, info in zip(files, infos, strict=True)
-    ]
+    return [_seen(file, info) for file, info in zip(files, infos, strict=True)]
+
+
+def _seen(file: Found, info: fs.FileInfo) -> Seen:
+    return Seen(file, int(info.size or 0), int(info.mtime_ns or 0))

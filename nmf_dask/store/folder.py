@@ -23,16 +23,13 @@ import pyarrow.parquet as pq
 
 from nmf_dask.config import redact
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
+from nmf_dask.object_stores import built, refuse_credentials, understood
 
 ROW_GROUP_BYTES = 32 * 2**20
 HASHED_BYTES = 8 * 2**20
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)/*([^?]*)(\?.*)?")
-_REFUSED = re.compile(
-    "access.?denied|forbidden|unauthori|permission|no.such.bucket|bucket.not.found|credential|invalid.?access.?key"
-    "|signature|unable to load",
-    re.IGNORECASE,
-)
+_REFUSED = re.compile("forbidden|unauthori|permission|credential|unable to load", re.IGNORECASE)
 
 
 class MissingFileError(InputDataError):
@@ -53,7 +50,9 @@ def reported(action: str, where: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingFileError(f"cannot {action} {where}: it does not exist") from error
     except (OSError, pa.ArrowException) as error:
-        raise _translated(error, f"cannot {action} {where}") from error
+        what = f"cannot {action} {where}"
+        known = understood(error, what, where) if "://" in where else None
+        raise known or _translated(error, what) from error
 
 
 def _translated(error: OSError | pa.ArrowException, what: str) -> NmfDaskError:
@@ -403,6 +402,7 @@ def _absolute(uri: str) -> str:
                 f"{redact(uri)} is not a URI; write scheme://place/path, such as s3://bucket/model"
             )
         return os.path.abspath(os.path.expanduser(uri))
+    refuse_credentials(uri)
     scheme, authority, rest, query = match.groups()
     if scheme.lower() == "file":
         if authority not in ("", "localhost"):
@@ -423,7 +423,7 @@ def _file_system(root: str, uri: str, process: int) -> tuple[pafs.FileSystem, st
     """The process is part of the key, because a forked child must not use its parent's connections."""
     try:
         with reported("reach", redact(uri)):
-            fs, path = pafs.FileSystem.from_uri(root)
+            fs, path = built(root)
     except InputDataError as error:
         raise ConfigurationError(
             f"{redact(uri)} cannot be used; give a local path or a URI of s3, gs, abfs or hdfs "
