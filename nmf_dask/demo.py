@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from nmf_dask.config import CorpusSettings, ModelSettings, OutputSettings, Settings, VectorizerSettings
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
+from nmf_dask.store import Folder
 
 if TYPE_CHECKING:
     from nmf_dask.pipeline import FitResult
@@ -81,7 +82,7 @@ class DemoCorpus:
 
     n_documents: int
     text_bytes: int
-    files: tuple[Path, ...]
+    files: tuple[Folder, ...]
 
 
 class Document(NamedTuple):
@@ -92,8 +93,8 @@ class Document(NamedTuple):
     text: str
 
 
-def build_corpus(folder: Path) -> DemoCorpus:
-    """Write the prose of what is installed to Parquet files in `folder` (doc_id, package, text).
+def build_corpus(folder: Path | str) -> DemoCorpus:
+    """Write the prose of what is installed to Parquet files in `folder`, a path or URI (doc_id, package, text).
 
     The same installation gives the same files, in the order of the packages and their paths.
     Raises ConfigurationError where Python was installed without the sources of its packages.
@@ -107,7 +108,7 @@ def build_corpus(folder: Path) -> DemoCorpus:
     return write_corpus(documents, folder)
 
 
-def newsgroups_corpus(folder: Path) -> DemoCorpus:
+def newsgroups_corpus(folder: Path | str) -> DemoCorpus:
     """Write the training half of 20 newsgroups to `folder`; scikit-learn downloads it once and keeps it.
 
     Raises RetryableError where it cannot be downloaded.
@@ -149,35 +150,38 @@ def demo_settings(corpus: str, output: str, newsgroups: bool = False) -> Setting
 
 
 def run_demo(
-    output: Path | None = None, newsgroups: bool = False, observer: Observer | None = None
+    output: Path | str | None = None, newsgroups: bool = False, observer: Observer | None = None
 ) -> FitResult:
-    """Make a corpus in `output`/corpus and fit it into `output`/model (default: ./nmf-dask-demo)."""
+    """Make a corpus in `output`/corpus and fit it into `output`/model (a path or URI; default: ./nmf-dask-demo)."""
     from nmf_dask.pipeline import fit
 
     observer = observer or Observer()
-    folder = output or Path("nmf-dask-demo")
-    corpus = (newsgroups_corpus if newsgroups else build_corpus)(folder / "corpus")
+    given = str(output or "nmf-dask-demo").rstrip("/") or "/"
+    place, model = (f"{given}/{name}" for name in ("corpus", "model"))
+    corpus = (newsgroups_corpus if newsgroups else build_corpus)(place)
     observer.inform(
-        f"corpus: {corpus.n_documents:,} texts, {corpus.text_bytes / 1e6:.1f} MB, in {folder / 'corpus'}",
+        f"corpus: {corpus.n_documents:,} texts, {corpus.text_bytes / 1e6:.1f} MB, in {place}",
         n_documents=corpus.n_documents,
         text_bytes=corpus.text_bytes,
     )
-    return fit(demo_settings(str(folder / "corpus"), str(folder / "model"), newsgroups), observer)
+    return fit(demo_settings(place, model, newsgroups), observer)
 
 
-def write_corpus(documents: list[Document], folder: Path) -> DemoCorpus:
+def write_corpus(documents: list[Document], folder: Path | str) -> DemoCorpus:
     """Write `documents`, in their order, to a few Parquet files; replaces those of an earlier demo."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("demo-*.parquet"):
-        old.unlink()
+    place = Folder(str(folder))
+    for name in place.list():
+        if name.startswith("demo-") and name.endswith(".parquet"):
+            (place / name).delete()
     per_file = -(-len(documents) // N_FILES)
     files = []
     for number, first in enumerate(range(0, len(documents), per_file)):
         table = pa.table(
             dict(zip(Document._fields, zip(*documents[first : first + per_file], strict=True), strict=True))
         )
-        files.append(folder / f"demo-{number:05d}.parquet")
-        pq.write_table(table, files[-1], row_group_size=1_000, compression="zstd")
+        files.append(place / f"demo-{number:05d}.parquet")
+        with files[-1].writing() as stream:
+            pq.write_table(table, stream, row_group_size=1_000, compression="zstd")
     text_bytes = sum(len(document.text.encode()) for document in documents)
     return DemoCorpus(len(documents), text_bytes, tuple(files))
 

@@ -192,9 +192,11 @@ def store_proxy(upstream: str) -> Iterator[StoreProxy]:
 
 
 def listings(requests: list[Request]) -> Counter[str]:
-    """How often each prefix was listed, its first page alone counted."""
+    """How often each prefix was listed; its first page alone counts, and to ask whether there is one key does not."""
     return Counter(
         request.listed
         for request in requests
-        if request.listed is not None and "continuation-token" not in request.query
+        if request.listed is not None
+        and "continuation-token" not in request.query
+        and request.query.get("max-keys") != ["1"]
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
@@ -20,10 +19,10 @@ from nmf_dask.cli.options import SettingsCommand, verbosity_options
 @click.option("--newsgroups", is_flag=True, help="take 20 newsgroups, which scikit-learn downloads")
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("nmf-dask-demo"),
+    metavar="URI",
+    default="nmf-dask-demo",
     show_default=True,
-    help="folder for the corpus and the model",
+    help="folder for the corpus and the model, a path or URI",
 )
 @verbosity_options
 @click.pass_obj
@@ -31,7 +30,7 @@ def command(
     console: Console,
     /,
     newsgroups: bool,
-    output: Path,
+    output: str,
     quiet: int,
     verbose: int,
     run__log_format: str | None,

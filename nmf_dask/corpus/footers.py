@@ -67,22 +67,52 @@ def read_footer(location: Location) -> Footer:
     Raises InputDataError where the file is not Parquet, is not whole or may not be read, and RetryableError
     where it cannot be reached.
     """
+    source, footer = open_file(location)
+    source.close()
+    return footer
+
+
+def open_file(location: Location) -> tuple[pa.NativeFile, Footer]:
+    """A Parquet file to read from, which the caller closes, and its footer; raises what `read_footer` raises.
+
+    A small object has come whole with its footer: to read of it costs no further request.
+    """
     try:
         if location.is_local:
             _check_regular(location)
-        with location.handler.open_input_file(location.path) as file:
-            size = file.size()
-            tail = file.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
-            if tail[-4:] != MAGIC or size < 12:
-                raise _not_parquet(location, size, file.read_at(min(size, 8), 0), tail)
-            length = int.from_bytes(tail[-8:-4], "little") + 8
-            if length + len(MAGIC) > size:
-                raise damaged(location, size, f"its footer should have {length:,} bytes, more than the file")
-            if length > len(tail):
-                tail = file.read_at(length, size - length)
-    except (OSError, UnicodeError) as error:
+        source = location.handler.open_input_file(location.path)
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise explain(error, location, "read") from None
-    footer = tail[-length:]
+    try:
+        size, tail, length = _tail(source, location)
+        footer = _decoded(location, size, tail[-length:])
+    except BaseException:
+        source.close()
+        raise
+    if len(tail) < size or location.is_local:
+        return source, footer
+    source.close()
+    return pa.BufferReader(tail), footer
+
+
+def _tail(source: pa.NativeFile, location: Location) -> tuple[int, bytes, int]:
+    """Bytes of a file, its last ones, and how many of these are its footer."""
+    try:
+        size = source.size()
+        tail = source.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
+        if tail[-4:] != MAGIC or size < 12:
+            raise _not_parquet(location, size, source.read_at(min(size, 8), 0), tail)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length + len(MAGIC) > size:
+            raise damaged(location, size, f"its footer should have {length:,} bytes, more than the file")
+        if length > len(tail):
+            tail = source.read_at(length, size - length)
+    except (OSError, UnicodeError, pa.ArrowException) as error:
+        raise explain(error, location, "read") from None
+    return size, tail, length
+
+
+def _decoded(location: Location, size: int, footer: bytes) -> Footer:
     try:
         # The reader wants a whole file; one without data serves for the footer, and costs no second request.
         parquet = pq.ParquetFile(pa.BufferReader(MAGIC + footer))
@@ -92,7 +122,7 @@ def read_footer(location: Location) -> Footer:
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise damaged(location, size, f"its footer cannot be decoded ({brief(error)})") from None
     digest = hashlib.sha256(footer).hexdigest()[:32]
-    return Footer(parquet.metadata, parquet.schema_arrow, size, size - length, digest, plain, footer)
+    return Footer(parquet.metadata, parquet.schema_arrow, size, size - len(footer), digest, plain, footer)
 
 
 def _check_regular(location: Location) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import groupby
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import groupby, islice
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nmf_dask.corpus.columns import Columns, key_value
-from nmf_dask.corpus.footers import Column, Footer, brief, column_of, damaged, read_footer
+from nmf_dask.corpus.footers import Column, Footer, brief, column_of, damaged, open_file
 from nmf_dask.corpus.locations import explain
 from nmf_dask.corpus.pages import WithoutPages, pages_before
 from nmf_dask.corpus.partitions import MIB, Partition, Piece, SourceFile
@@ -24,6 +26,8 @@ BATCH_BYTES = 4 * MIB
 MAX_BATCH_ROWS = 2**16
 # Without a buffer the reader loads a row group's whole column, of which a piece may need a small part.
 BUFFER_BYTES = 8 * MIB
+# Files of a store that are asked for while an earlier one is decoded.
+AHEAD = 8
 # On a local disk, the next page is looked for by a read of one block.
 SEEK_BYTES = 4096
 # Arrow raises OSError for a page that does not decode as for a request that fails; these are requests.
@@ -145,29 +149,50 @@ def _null_id(partition: Partition, piece: Piece, column: str, row: int) -> Input
 
 
 def _read(partition: Partition, column: str, batch_rows: int) -> Iterator[tuple[Piece, pa.Array]]:
-    for file, pieces in groupby(partition.pieces, key=lambda piece: piece.file):
-        with _opened(file) as (source, footer):
+    by_file = [
+        (file, list(pieces)) for file, pieces in groupby(partition.pieces, key=lambda piece: piece.file)
+    ]
+    with closing(_opened_in_turn([file for file, _ in by_file])) as opened:
+        for (source, footer), (_, pieces) in zip(opened, by_file, strict=True):
             for piece in pieces:
                 for chunk in _rows(source, footer, piece, column, batch_rows):
                     yield piece, chunk
 
 
-@contextmanager
-def _opened(file: SourceFile) -> Iterator[tuple[pa.NativeFile, Footer]]:
-    """The file, where it still is the one that the plan was made for."""
-    footer = read_footer(file.location)
-    if (footer.size, footer.digest) != (file.size, file.digest):
-        raise InputDataError(
-            f"{file} changed since the job began: it had {file.size:,} bytes and {file.n_rows:,} rows, and "
-            f"has {footer.size:,} bytes and {footer.metadata.num_rows:,} rows. Run the job again once "
-            "nothing writes to the input."
-        )
-    try:
-        source = file.location.handler.open_input_file(file.location.path)
-    except OSError as error:
-        raise explain(error, file.location, "read") from None
-    with source:
-        yield source, footer
+def _opened_in_turn(files: Sequence[SourceFile]) -> Generator[tuple[pa.NativeFile, Footer], None, None]:
+    """The files, one open at a time. Those of a store are asked for some ahead: a small one comes whole."""
+    if len(files) == 1 or files[0].location.is_local:
+        for file in files:
+            source, footer = _opened(file)
+            with source:
+                yield source, footer
+        return
+    with ThreadPoolExecutor(min(AHEAD, len(files))) as pool:
+        left = iter(files)
+        coming = deque(pool.submit(_opened, file) for file in islice(left, AHEAD))
+        try:
+            while coming:
+                source, footer = coming.popleft().result()
+                with source:
+                    coming.extend(pool.submit(_opened, file) for file in islice(left, 1))
+                    yield source, footer
+        finally:
+            for one in coming:
+                if not one.cancel() and one.exception() is None:
+                    one.result()[0].close()
+
+
+def _opened(file: SourceFile) -> tuple[pa.NativeFile, Footer]:
+    """The file, where it still is the one that the plan was made for; the caller closes it."""
+    source, footer = open_file(file.location)
+    if (footer.size, footer.digest) == (file.size, file.digest):
+        return source, footer
+    source.close()
+    raise InputDataError(
+        f"{file} changed since the job began: it had {file.size:,} bytes and {file.n_rows:,} rows, and "
+        f"has {footer.size:,} bytes and {footer.metadata.num_rows:,} rows. Run the job again once "
+        "nothing writes to the input."
+    )
 
 
 def _rows(

@@ -145,7 +145,7 @@ class _Job:
 
     def _due(self, partitions: Sequence[Partition]) -> Iterator[Due]:
         """The parts to make, under names that other parts do not have; those of an earlier attempt keep theirs."""
-        left = {} if self.settings.run.resume == "never" else self.output.leftovers()
+        left = {} if self.settings.run.resume == "never" else self.output.leftovers(self.contents)
         number = self.contents.next_number()
         row = self.contents.next_row()
         versions_of = {one.uri: one.version for one in self.ready.new}

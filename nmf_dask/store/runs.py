@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -170,10 +170,10 @@ class RunFolder:
         unfinished = self.work / "COMMIT"
         again = self.is_committed()
         if not again:
-            self._check_whole(n_w_parts)
+            parts = self._whole(n_w_parts)
             check_not_taken(self.model.lock_file)
             unfinished.write_bytes(b"")
-            self._seal(digests or {})
+            self._seal(parts, digests or {})
             (self.folder / "_SUCCESS").write_bytes(b"")
         if not unfinished.exists():
             return
@@ -184,17 +184,18 @@ class RunFolder:
         with suppress(InputDataError, RetryableError):
             self.work.delete()
 
-    def _check_whole(self, n_w_parts: int | None) -> None:
+    def _whole(self, n_w_parts: int | None) -> list[Folder]:
+        """The parts of H and W, each folder listed once; InputDataError where one is missing, or run.json."""
         self.read_run()
-        self.h_parts()
-        found = len(self.w_parts())
-        if n_w_parts is not None and found != n_w_parts:
-            raise InputDataError(f"{self.folder / 'W'} holds {found} parts where {n_w_parts} are due")
+        H, W = self.h_parts(), self.w_parts()
+        if n_w_parts is not None and len(W) != n_w_parts:
+            raise InputDataError(f"{self.folder / 'W'} holds {len(W)} parts where {n_w_parts} are due")
+        return [*H, *W]
 
-    def _seal(self, digests: Mapping[str, Digest]) -> None:
+    def _seal(self, parts: list[Folder], digests: Mapping[str, Digest]) -> None:
         """Write the manifest, and have the disk itself hold the results before `_SUCCESS` says so."""
         single = [file for file in (self.folder / "run.json", self.topics, self.convergence) if file.exists()]
-        results = [*single, *self.h_parts(), *self.w_parts()]
+        results = [*single, *parts]
         results += [self.folder / "W_csv" / name for name in (self.folder / "W_csv").list()]
         files = {self.name_of(file): file for file in results}
         known = {name: digests.get(name) or Digest.of(file.read_bytes()) for name, file in files.items()}
@@ -245,7 +246,7 @@ class ModelFolder:
         if kind == pafs.FileType.File:
             raise InputDataError(f"{self.folder} is a file; give a new or empty folder, or a model folder")
         names = [name for name in self.folder.list() if not name.startswith(".") and name != "lost+found"]
-        if names and not self.is_model():
+        if names and not self._is_model(names):
             shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
             raise InputDataError(
                 f"{self.folder} is neither empty nor a model folder: it holds {shown}. Give a new folder"
@@ -255,7 +256,9 @@ class ModelFolder:
 
     def is_model(self) -> bool:
         """True where a run has been here: its pointer, its lock or its folder."""
-        names = self.folder.list()
+        return self._is_model(self.folder.list())
+
+    def _is_model(self, names: Sequence[str]) -> bool:
         if "LATEST" in names or any(name.partition(".")[0] == "LOCK" for name in names):
             return True
         return "runs" in names and (bool(self.runs()) or not (self.folder / "runs").list())
