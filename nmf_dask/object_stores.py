@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -17,6 +19,8 @@ from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, Re
 
 # Waits of 25 ms, 50 ms and so on: 13 s in all. More is for whoever runs the job again.
 ATTEMPTS = 10
+FIRST_WAIT = 0.025
+T = TypeVar("T")
 _SECRET_OPTION = re.compile(r"[^=&;?]*(?:key|secret|token|password|credential|\bsig)[^=&;?]*=", re.IGNORECASE)
 _VARIABLES = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where there is one, AWS_SESSION_TOKEN",
@@ -44,6 +48,7 @@ _UNEXPLAINED = re.compile(r"HTTP status 400\) during Head\w+ operation: No respo
 _BUSY = re.compile(
     r"SLOW_DOWN|SlowDown|THROTTLING|TooManyRequests|HTTP status (?:429|503)|ServerBusy|\] 503 "
 )
+_NO_ROOM = re.compile("Failed to flush response stream")
 _OPERATION = re.compile(r"during (\w+) operation")
 # What a store calls the permission for the requests that are made here.
 _PERMISSIONS = {
@@ -146,6 +151,22 @@ def _azure(handler: fs.FileSystem) -> fs.FileSystem:
     return fs.AzureFileSystem(**{**options, **given}) if given else handler
 
 
+def patiently(read: Callable[[], T]) -> T:
+    """What `read` returns; tried again where the store's answer was an error longer than the bytes that were asked for.
+
+    Such an answer has no room where the bytes were to go. The client then does not see what it was, and does not ask
+    again by itself. It is met by the small files of a model, such as LATEST.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return read()
+        except OSError as error:
+            if not _NO_ROOM.search(str(error)):
+                raise
+            time.sleep(FIRST_WAIT * 2**attempt)
+    return read()
+
+
 def understood(error: BaseException, what: str, uri: str) -> NmfDaskError | None:
     """The error to raise for one of an object store that tells what is wrong; None: it does not.
 
@@ -174,6 +195,11 @@ def understood(error: BaseException, what: str, uri: str) -> NmfDaskError | None
         return InputDataError(
             f"{what}: the store refused without a reason (HTTP status 400), as it does where a session token has "
             f"expired or the region of bucket {bucket} is another. {keys}, and ?region= in the URI"
+        )
+    if _NO_ROOM.search(text):
+        return RetryableError(
+            f"{what}: the store found it, but did not hand it out in {ATTEMPTS} attempts. Look whether the credentials "
+            "in the environment may read and decrypt it, and run the same command again"
         )
     if _BUSY.search(text):
         return RetryableError(

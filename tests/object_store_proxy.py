@@ -18,7 +18,7 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date
 
 
 class Request(NamedTuple):
-    """One request as it came, and what it was answered: `n_bytes` are those of the answer's body."""
+    """One request as it came, and what it was answered: bytes of the body, and keys and folders that it lists."""
 
     method: str
     path: str
@@ -26,6 +26,7 @@ class Request(NamedTuple):
     headers: dict[str, str]
     status: int
     n_bytes: int
+    n_listed: int
 
     @property
     def range(self) -> str | None:
@@ -50,7 +51,7 @@ class Answer(NamedTuple):
 
 SLOW_DOWN = Answer(503, "SlowDown", "Please reduce your request rate.")
 INTERNAL = Answer(500, "InternalError", "We encountered an internal error. Please try again.")
-TOO_MANY = Answer(429, "TooManyRequests", "Please reduce your request rate.")
+TOO_MANY = Answer(429, "SlowDown", "Please reduce your request rate.")
 RESET = Answer(0)
 DENIED = Answer(403, "AccessDenied", "Access Denied")
 
@@ -119,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             status, headers, content = self._passed_on(body)
         elif answer.status == 0:
-            self._note(path, query, 0, 0)
+            self._note(path, query, 0, b"")
             # Without a farewell: the other end sees a reset, not an end.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
@@ -132,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = b""
         else:
             length = str(len(content))
-        self._note(path, query, status, len(content))
+        self._note(path, query, status, content)
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in _HOP:
@@ -165,9 +166,13 @@ class _Handler(BaseHTTPRequestHandler):
         upstream.close()
         return answer.status, answer.getheaders(), content
 
-    def _note(self, path: str, query: dict[str, list[str]], status: int, n_bytes: int) -> None:
+    def _note(self, path: str, query: dict[str, list[str]], status: int, content: bytes) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.requests.append(Request(self.command, path, query, headers, status, n_bytes))
+        listed = (
+            content.count(b"<Contents>") + content.count(b"<CommonPrefixes>") if "list-type" in query else 0
+        )
+        noted = Request(self.command, path, query, headers, status, len(content), listed)
+        self.server.requests.append(noted)
 
 
 def _xml(answer: Answer) -> bytes:
@@ -192,11 +197,15 @@ def store_proxy(upstream: str) -> Iterator[StoreProxy]:
 
 
 def listings(requests: list[Request]) -> Counter[str]:
-    """How often each prefix was listed; its first page alone counts, and to ask whether there is one key does not."""
+    """How often each folder was listed that holds something, the first page alone counted.
+
+    To ask whether there is one key at all is no listing.
+    """
     return Counter(
-        request.listed
-        for request in requests
-        if request.listed is not None
-        and "continuation-token" not in request.query
-        and request.query.get("max-keys") != ["1"]
+        one.listed
+        for one in requests
+        if one.listed is not None
+        and one.n_listed
+        and "continuation-token" not in one.query
+        and one.query.get("max-keys") != ["1"]
     )

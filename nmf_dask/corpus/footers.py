@@ -17,6 +17,7 @@ from nmf_dask.corpus.locations import Location, explain
 from nmf_dask.corpus.pages import Seekable
 from nmf_dask.corpus.thrift import read_struct
 from nmf_dask.errors import InputDataError
+from nmf_dask.object_stores import patiently
 
 MAGIC = b"PAR1"
 # Most footers fit, so that one request to an object store is enough.
@@ -99,7 +100,7 @@ def _tail(source: pa.NativeFile, location: Location) -> tuple[int, bytes, int]:
     """Bytes of a file, its last ones, and how many of these are its footer."""
     try:
         size = source.size()
-        tail = source.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
+        tail = patiently(lambda: source.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES)))
         if tail[-4:] != MAGIC or size < 12:
             raise _not_parquet(location, size, source.read_at(min(size, 8), 0), tail)
         length = int.from_bytes(tail[-8:-4], "little") + 8

@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 
 from nmf_dask.config import redact
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
-from nmf_dask.object_stores import built, refuse_credentials, understood
+from nmf_dask.object_stores import built, patiently, refuse_credentials, understood, without_bucket
 
 ROW_GROUP_BYTES = 32 * 2**20
 HASHED_BYTES = 8 * 2**20
+WHOLE_BYTES = 2**20
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)/*([^?]*)(\?.*)?")
 _REFUSED = re.compile("forbidden|unauthori|permission|credential|unable to load", re.IGNORECASE)
@@ -206,6 +207,13 @@ class Folder:
         """True for a file, a folder, or (object stores) a prefix of some object."""
         return bool(self.info().type != pafs.FileType.NotFound)
 
+    def check_bucket(self) -> None:
+        """Raise InputDataError where an object store does not even have the bucket."""
+        bucket = "" if self.is_local else self.path.partition("/")[0]
+        with reported("look at", str(self)):
+            if bucket and self.fs.get_file_info(bucket).type == pafs.FileType.NotFound:
+                raise without_bucket(f"cannot look at {self}", self.uri)
+
     def list(self) -> tuple[str, ...]:
         """Names in this folder, sorted; none where it does not exist."""
         with reported("list", str(self)):
@@ -288,7 +296,11 @@ class Folder:
 
     def read_bytes(self) -> bytes:
         """Content of this file; MissingFileError where there is none."""
-        with reported("read", str(self)), self.fs.open_input_stream(self.path, compression=None) as stream:
+        with reported("read", str(self)):
+            return patiently(self._content)
+
+    def _content(self) -> bytes:
+        with self.fs.open_input_stream(self.path, compression=None) as stream:
             return bytes(stream.read())
 
     def write_json(self, value: Mapping[str, Any]) -> Digest:
@@ -339,7 +351,9 @@ class Folder:
     def read_parquet(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of one Parquet file, whole or only some columns; InputDataError where it is damaged."""
         with reported("read", str(self)), self.fs.open_input_file(self.path) as source:
-            return table_of(source, str(self), columns)
+            # Of a store, a small file is one request, whatever its columns are.
+            whole = not self.is_local and source.size() <= WHOLE_BYTES
+            return table_of(pa.BufferReader(self.read_bytes()) if whole else source, str(self), columns)
 
 
 def _flat(schema: pa.Schema) -> list[str]:

@@ -294,6 +294,7 @@ class ModelFolder:
         if others:
             return f"{self.folder} holds no finished run ({'; '.join(others[-5:])}). Run the fit again"
         if not self.folder.exists():
+            self.folder.check_bucket()
             return f"there is no model at {self.folder}: it does not exist"
         names = ", ".join(self.folder.list()[:5]) or "nothing"
         return f"{self.folder} is not a model folder: it holds {names}. Give what fit wrote"
