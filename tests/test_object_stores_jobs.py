@@ -1,0 +1,159 @@
+"""Whole jobs in an object store: workers of their own, a driver that is killed, the demo, and no key left anywhere."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from nmf_dask import demo, fit
+from nmf_dask.cli import main
+from nmf_dask.corpus.locations import connect
+from nmf_dask.store import ModelFolder, lock
+from nmf_dask.store.folder import _file_system
+from tests.faulty_command import FAST_PASSES, Driver, slow_pass
+from tests.small_corpora import (
+    ROOT,
+    environment,
+    generated_texts,
+    settings_of,
+    wh_bytes,
+    write_corpus,
+)
+
+BUCKET = "jobs"
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIDNOTREALLYAKEY",
+    "AWS_SECRET_ACCESS_KEY": "fake/secret+of-the-tests",
+    "AWS_SESSION_TOKEN": "fake-session-token-of-the-tests",
+}
+# The command, with all that this process, which is client and scheduler, sends to others written to a file.
+TAPPED = """
+import sys
+from distributed import protocol
+
+tape, dumps = open(sys.argv.pop(1), "ab"), protocol.dumps
+
+def noted(*arguments, **options):
+    frames = dumps(*arguments, **options)
+    tape.write(b"".join(map(bytes, frames)))
+    tape.flush()
+    return frames
+
+if __name__ == "__main__":
+    protocol.dumps = noted
+    from nmf_dask.cli import run
+    run()
+"""
+
+
+@pytest.fixture
+def store(
+    empty_bucket: Callable[[str], pafs.FileSystem], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pafs.FileSystem]:
+    """A bucket, empty; the environment holds keys of which every byte can be looked for."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    connect.cache_clear()
+    _file_system.cache_clear()
+    yield empty_bucket(BUCKET)
+    connect.cache_clear()
+    _file_system.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), generated_texts(200), 3)
+
+
+def objects(store: pafs.FileSystem) -> dict[str, bytes]:
+    infos = store.get_file_info(pafs.FileSelector(BUCKET, recursive=True))
+    return {
+        one.path: store.open_input_stream(one.path).read() for one in infos if one.type == pafs.FileType.File
+    }
+
+
+def assert_no_secret(texts: dict[str, bytes]) -> None:
+    for name, text in texts.items():
+        for secret in SECRETS.values():
+            assert secret.encode() not in text, name
+
+
+@pytest.mark.slow
+def test_workers_have_their_keys_from_the_environment_and_nothing_holds_one(
+    store: pafs.FileSystem, corpus: Path, tmp_path: Path
+) -> None:
+    pafs.copy_files(str(corpus), f"{BUCKET}/c", destination_filesystem=store)
+    (tmp_path / "tapped.py").write_text(TAPPED)
+    place = f"s3://{BUCKET}"
+    common = ("--workers", 2, "--threads-per-worker", 1, "--log-format", "json", "-v")
+    texts = {}
+    for name, arguments in {
+        "fit": ("--output", f"{place}/m", "-k", 4, "--max-iter", 5, "--set", f"run.scratch={place}/scratch"),
+        "transform": ("--output", f"{place}/w", "--model", f"{place}/m"),
+    }.items():
+        tape = tmp_path / f"{name}.tape"
+        given = map(str, (tape, name, "--input", f"{place}/c", *arguments, *common))
+        done = subprocess.run(
+            [sys.executable, tmp_path / "tapped.py", *given],
+            capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment(),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        texts |= {name: (done.stdout + done.stderr).encode(), str(tape): tape.read_bytes()}
+        assert b"jobs/c/part-00000.parquet" in texts[str(tape)]  # else this proves nothing
+        assert b"WriteTasks" in texts[str(tape)] or b"PartTasks" in texts[str(tape)]
+    written = objects(store)
+    assert len([name for name in written if name.endswith(".parquet")]) > 8
+    assert_no_secret(texts | written)
+
+
+@pytest.mark.slow
+def test_a_driver_that_was_killed_goes_on_from_its_checkpoint_in_the_store(
+    store: pafs.FileSystem, corpus: Path, tmp_path: Path
+) -> None:
+    pafs.copy_files(str(corpus), f"{BUCKET}/c", destination_filesystem=store)
+    begun, variables = slow_pass(tmp_path)
+    arguments = (
+        "fit", "--input", f"s3://{BUCKET}/c", "--output", f"s3://{BUCKET}/m", "--id-column", "doc_id", "-k", 4,
+        "--max-iter", 8, "--tol", 0, "--set", "run.checkpoint_every=1", "--set", f"run.scratch=s3://{BUCKET}/scratch",
+    )  # fmt: skip
+    driver = Driver("one", *arguments, **variables)
+    assert driver.until(begun)
+    driver.kill()
+    left = objects(store)
+    assert f"{BUCKET}/m/LOCK" in left
+    assert any("/checkpoints/" in name for name in left if name.startswith(f"{BUCKET}/scratch/"))
+    assert_no_secret(left)
+    assert not ModelFolder(f"s3://{BUCKET}/m").runs()[0].is_committed()
+
+    Driver("one", *arguments).done()
+    [run] = ModelFolder(f"s3://{BUCKET}/m").runs()
+    assert run.read_run()["resumed_from"] == f"pass-{FAST_PASSES:05d}"
+    names = objects(store)
+    assert not [name for name in names if "/scratch/" in name or name.endswith("LOCK")]
+    (tmp_path / "made").mkdir()
+    pafs.copy_files(run.folder.path, str(tmp_path / "made"), source_filesystem=store)
+    model = {"n_components": 4, "max_iter": 8, "tol": 0.0}
+    assert wh_bytes(tmp_path / "made") == wh_bytes(fit(settings_of(corpus, tmp_path / "m", model=model)).uri)
+
+
+def test_the_demo_and_its_topics(
+    store: pafs.FileSystem, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
+    documents = demo.installed_documents
+    monkeypatch.setattr(demo, "installed_documents", lambda: islice(documents(), 800))
+    for _ in range(2):  # the corpus is replaced by the same one, the model is there
+        assert main(["demo", "--output", f"s3://{BUCKET}/d", "--log-format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["uri"].startswith(f"s3://{BUCKET}/d/model/runs/")
+    assert main(["topics", f"s3://{BUCKET}/d/model", "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["topics"]) == 14
+    names = objects(store)
+    assert sorted(
+        name.rpartition("/")[2] for name in names if name.startswith(f"{BUCKET}/d/corpus/demo-")
+    ) == [f"demo-{number:05d}.parquet" for number in range(demo.N_FILES)]
