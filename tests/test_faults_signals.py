@@ -139,6 +139,61 @@ def test_a_signal_while_the_result_is_written_loses_no_pass(tmp_path, corpus, mo
         assert factors_equal(run_folder(folder / "m"), run_folder(whole / "m"))
 
 
+# Preloaded by workers: once three parts of a transform are made, the others take ten minutes.
+SLOW_PARTS = """
+import time
+from pathlib import Path
+from nmf_dask.pipeline.parts import PartTasks
+
+earlier = PartTasks._earlier
+
+def slow(self, due, earlier=earlier):
+    if len((self.output.folder / "_work").list()) >= 3:
+        Path({flag!r}).touch()
+        time.sleep(600)
+    return earlier(self, due)
+
+if earlier.__name__ != "slow":  # a process of many parts preloads it more than once
+    PartTasks._earlier = slow
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [OWN, WORKERS])
+def test_a_signal_in_a_transform_keeps_the_parts_that_are_made(tmp_path, corpus, cluster):
+    model = tmp_path / "m"
+    start("one", corpus, model).done()
+    (tmp_path / "slow_parts.py").write_text(SLOW_PARTS.format(flag=str(tmp_path / "slow")))
+
+    def transforming(output: Path, **variables: str) -> Driver:
+        more = ["--workers", 2, "--threads-per-worker", 1] if cluster == WORKERS else []
+        return Driver(
+            "one", "transform", "--model", model, "--input", corpus, "--output", output, "--id-column", "doc_id",
+            "--set", "corpus.partition_bytes=10000", "--log-format", "json", *more, **variables,
+        )  # fmt: skip
+
+    output = tmp_path / "w"
+    driver = transforming(output, DASK_DISTRIBUTED__WORKER__PRELOAD=str(tmp_path / "slow_parts.py"))
+    assert driver.until((tmp_path / "slow").exists)
+    code, log, seconds = driver.stop(signal.SIGTERM)
+    assert code == 75, log
+    assert "run the same command again" in log
+    assert "Traceback" not in log
+    assert seconds < 10, log
+    assert driver.left_nobody()
+    assert json.loads((output / "transform.json").read_text())["status"] == "failed"
+    assert not (output / "_SUCCESS").exists()
+    assert not (output / "_LOCK").exists()
+
+    transforming(output).done()
+    transforming(tmp_path / "whole").done()
+    assert 3 <= json.loads((output / "transform.json").read_text())["partitions_resumed"] <= 4
+    made, whole = (
+        {p.name: p.read_bytes() for p in (o / "W").iterdir()} for o in (output, tmp_path / "whole")
+    )
+    assert made == whole
+
+
 def factors_equal(one: Path, other: Path) -> bool:
     return [m.tobytes() for m in factors_of(one)] == [m.tobytes() for m in factors_of(other)]
 

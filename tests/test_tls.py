@@ -75,6 +75,19 @@ def test_a_cluster_with_tls(tmp_path, pem):
         for done in (fit("by-flags", address, *own), fit("by-configuration", file, **known)):
             assert done.returncode == 0, done.stderr
             assert "Traceback" not in done.stderr
+        weights = (
+            "transform",
+            "--model",
+            tmp_path / "by-flags",
+            "--input",
+            corpus,
+            "--output",
+            tmp_path / "w",
+        )
+        done = run_command(*weights, "--scheduler", address, *own)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert (tmp_path / "w" / "_SUCCESS").exists()
         for name, where in (("plain", address), ("tcp", address.replace("tls://", "tcp://"))):
             begun = time.monotonic()
             refused = fit(name, where)
