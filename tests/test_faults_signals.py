@@ -15,7 +15,7 @@ import pytest
 
 from tests.dask_processes import dask_cluster
 from tests.faulty_command import FAST_PASSES, Driver, checkpoints, slow_pass
-from tests.small_corpora import factors_of, generated_texts, write_corpus
+from tests.small_corpora import factors_of, files_of, generated_texts, write_corpus
 from tests.test_pipeline_again import faulty, finished, run_folder
 
 OWN, WORKERS, RUNNING = "own", "workers", "running"
@@ -158,22 +158,32 @@ if earlier.__name__ != "slow":  # a process of many parts preloads it more than 
 """
 
 
+def start_transform(corpus: Path, model: Path, output: Path, *more: Any, **variables: str) -> Driver:
+    return Driver(
+        "one", "transform", "--model", model, "--input", corpus, "--output", output, "--id-column", "doc_id",
+        "--set", "corpus.partition_bytes=10000", *more, **variables,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def transformed(tmp_path_factory, corpus):
+    """A model, and the parts of its W for the corpus."""
+    folder = tmp_path_factory.mktemp("transformed")
+    start("one", corpus, folder / "m").done()
+    start_transform(corpus, folder / "m", folder / "w").done()
+    return folder / "m", files_of(folder / "w" / "W")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", [OWN, WORKERS])
-def test_a_signal_in_a_transform_keeps_the_parts_that_are_made(tmp_path, corpus, cluster):
-    model = tmp_path / "m"
-    start("one", corpus, model).done()
+def test_a_signal_in_a_transform_keeps_the_parts_that_are_made(tmp_path, corpus, transformed, cluster):
+    model, whole = transformed
     (tmp_path / "slow_parts.py").write_text(SLOW_PARTS.format(flag=str(tmp_path / "slow")))
 
-    def transforming(output: Path, **variables: str) -> Driver:
-        more = ["--workers", 2, "--threads-per-worker", 1] if cluster == WORKERS else []
-        return Driver(
-            "one", "transform", "--model", model, "--input", corpus, "--output", output, "--id-column", "doc_id",
-            "--set", "corpus.partition_bytes=10000", "--log-format", "json", *more, **variables,
-        )  # fmt: skip
-
     output = tmp_path / "w"
-    driver = transforming(output, DASK_DISTRIBUTED__WORKER__PRELOAD=str(tmp_path / "slow_parts.py"))
+    workers = ["--workers", 2, "--threads-per-worker", 1] if cluster == WORKERS else []
+    preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "slow_parts.py")}
+    driver = start_transform(corpus, model, output, *workers, **preload)
     assert driver.until((tmp_path / "slow").exists)
     code, log, seconds = driver.stop(signal.SIGTERM)
     assert code == 75, log
@@ -185,13 +195,9 @@ def test_a_signal_in_a_transform_keeps_the_parts_that_are_made(tmp_path, corpus,
     assert not (output / "_SUCCESS").exists()
     assert not (output / "_LOCK").exists()
 
-    transforming(output).done()
-    transforming(tmp_path / "whole").done()
+    start_transform(corpus, model, output).done()
     assert 3 <= json.loads((output / "transform.json").read_text())["partitions_resumed"] <= 4
-    made, whole = (
-        {p.name: p.read_bytes() for p in (o / "W").iterdir()} for o in (output, tmp_path / "whole")
-    )
-    assert made == whole
+    assert files_of(output / "W") == whole
 
 
 def factors_equal(one: Path, other: Path) -> bool:
