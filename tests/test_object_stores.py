@@ -207,6 +207,7 @@ def test_a_transform_lists_once_and_takes_what_was_put_anew(
     first = proxy.taken()
     assert_modest(first)
     assert listings(first)[f"{BUCKET}/corpus/"] == 1
+    # Plan, texts, ids; and the files are read by few tasks, which ask for some ahead.
     assert max(Counter(one.path for one in of_corpus(first, "part-")).values()) <= 3
 
     assert transform(settings).told["files_new"] == 0

@@ -13,6 +13,7 @@ from sklearn.preprocessing import normalize
 
 from nmf_dask import TopicModel, fit, transform
 from nmf_dask.pipeline import plan_transform
+from nmf_dask.pipeline.parts import PartTasks
 from tests.corpora import corpus_folder
 from tests.small_corpora import (
     factors_of,
@@ -161,6 +162,25 @@ def test_files_partitions_slices_and_workers_change_no_weight(tmp_path, models, 
     assert found[1][1] > 5
     for table, _ in found[1:]:
         assert table.equals(found[0][0])
+
+
+@pytest.mark.parametrize("id_column", ["doc_id", None])
+def test_small_files_are_read_together_and_written_as_alone(tmp_path, models, monkeypatch, id_column):
+    """One task for all of them, or one for each: the same files, byte for byte, whatever its ids are."""
+    corpus = write_corpus(tmp_path / "c", NEW, 6, row_group_size=7)
+    groups = []
+    read = PartTasks._read
+    monkeypatch.setattr(
+        PartTasks, "_read", lambda self, group: groups.append(len(group)) or read(self, group)
+    )
+    kept = {"id_column": id_column}
+    transform(job(models / "cd", corpus, tmp_path / "together", corpus=kept))
+    with monkeypatch.context() as patch:
+        patch.setattr("nmf_dask.pipeline.parts.MOST_PARTS", 1)
+        transform(job(models / "cd", corpus, tmp_path / "alone", corpus=kept))
+    assert groups == [6, 1, 1, 1, 1, 1, 1]
+    assert parts_of(tmp_path / "together") == parts_of(tmp_path / "alone")
+    assert len(parts_of(tmp_path / "alone")) == 6
 
 
 def test_row_numbers_where_there_is_no_id_column(tmp_path, models, new):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nmf_dask.corpus import Columns, Partition, read_ids, read_kept, read_texts_by_slices
+from nmf_dask.corpus import Columns, Partition, read_ids, read_kept, read_texts, read_texts_by_slices
 from nmf_dask.errors import InputDataError
 from nmf_dask.folding import Folding
 from nmf_dask.model import TopicModel
@@ -22,6 +22,9 @@ from nmf_dask.store import Digest, Part, TransformFolder, flat_table, w_table
 # and all that a task holds, however large its partition is.
 SLICE_BYTES = 16 * 2**20
 SLICE_ROWS = 2**16
+# Small files are read together, and their parts are made by one task: a request to a store takes long, not much.
+GROUP_BYTES = 4 * 2**20
+MOST_PARTS = 64
 
 
 class Due(NamedTuple):
@@ -37,6 +40,14 @@ class Made(NamedTuple):
 
     part: Part
     earlier: bool
+
+
+class Rows(NamedTuple):
+    """Rows of a part: ids, what W carries beside them, and texts in slices."""
+
+    ids: pa.ChunkedArray
+    kept: pa.Table
+    texts: Iterable[pa.ChunkedArray]
 
 
 def folding_of(model: str) -> Folding:
@@ -71,23 +82,47 @@ class PartTasks:
     columns: Columns
     as_csv: bool = False
 
-    def make(self, due: Due, folding: Folding) -> Made:
-        """Write a part, and then a record of it; a whole part of an earlier attempt is taken.
+    def make(self, group: Sequence[Due], folding: Folding) -> list[Made]:
+        """Write parts, each with a record of it; a whole part of an earlier attempt is taken.
 
-        Raises InputDataError for what is wrong with the partition's files, naming file and row group.
+        What several parts need is read together: they are those of small files. Raises InputDataError for what is wrong
+        with a partition's files, naming file and row group.
         """
-        earlier = self._earlier(due)
-        if earlier is not None:
-            return Made(earlier, True)
-        k = folding.n_components
-        tally = Tally(np.zeros(k), np.zeros(k, np.int64))
+        earlier = {due.name: self._earlier(due) for due in group}
+        left = [due for due in group if earlier[due.name] is None]
         try:
-            digest, csv = self._written(due.name, self._slices(due, folding, tally))
+            made = {due.name: self._made(due, folding, rows) for due, rows in self._read(left)}
         except MemoryError as error:
             raise InputDataError(
-                f"{due.partition} does not fit the memory of a worker: lower corpus.partition_bytes, or give "
+                f"{together(group)} does not fit the memory of a worker: lower corpus.partition_bytes, or give "
                 "workers more"
             ) from error
+        return [
+            Made(made[name], False) if part is None else Made(part, True) for name, part in earlier.items()
+        ]
+
+    def _read(self, group: Sequence[Due]) -> Iterator[tuple[Due, Rows]]:
+        """What is read for each part."""
+        if len(group) == 1:
+            [due] = group
+            texts = read_texts_by_slices(due.partition, self.columns.text, SLICE_BYTES, SLICE_ROWS)
+            yield due, Rows(self._ids(due), read_kept(due.partition, self.columns), texts)
+        elif group:
+            whole = together(group)
+            all_texts = read_texts(whole, self.columns.text)
+            ids = None if self.columns.id is None else read_ids(whole, self.columns.id)
+            kept = read_kept(whole, self.columns)
+            low = 0
+            for due in group:
+                place = (low, due.partition.n_rows)
+                own = self._ids(due) if ids is None else ids.slice(*place)
+                yield due, Rows(own, kept.slice(*place), [all_texts.slice(*place)])
+                low += due.partition.n_rows
+
+    def _made(self, due: Due, folding: Folding, rows: Rows) -> Part:
+        k = folding.n_components
+        tally = Tally(np.zeros(k), np.zeros(k, np.int64))
+        digest, csv = self._written(due.name, self._slices(folding, tally, rows))
         part = Part(
             name=due.name,
             first_row=due.first_row,
@@ -101,7 +136,7 @@ class PartTasks:
             csv_sha256=csv.sha256 if csv is not None else None,
         )
         self.output.record(due.name).write_json(part.told())
-        return Made(part, False)
+        return part
 
     def _earlier(self, due: Due) -> Part | None:
         """What an earlier attempt recorded of this part, where the part's file is what was recorded."""
@@ -126,27 +161,56 @@ class PartTasks:
             digest = self.output.part(name).write_parquet_slices(passed())
         return digest, csv.digest
 
-    def _slices(self, due: Due, folding: Folding, tally: Tally) -> Iterator[pa.Table]:
-        ids, kept = self._ids(due), read_kept(due.partition, self.columns)
+    def _slices(self, folding: Folding, tally: Tally, rows: Rows) -> Iterator[pa.Table]:
         low = 0
-        for texts in read_texts_by_slices(due.partition, self.columns.text, SLICE_BYTES, SLICE_ROWS):
+        for texts in rows.texts:
             folded = folding(texts)
+            # In one chunk: how they were read is not to show in the file.
             table = w_table(
-                ids.slice(low, len(texts)),
+                rows.ids.slice(low, len(texts)).combine_chunks(),
                 self.columns.id_name,
                 folded.W,
                 folded.has_terms,
-                kept.slice(low, len(texts)),
+                rows.kept.slice(low, len(texts)).combine_chunks(),
             )
             empty = int(np.count_nonzero(~folded.has_terms))
             tally.add(table, folded.W, n_empty=empty, n_null=texts.null_count, n_invalid=folded.n_invalid)
             low += len(texts)
             yield table
 
-    def _ids(self, due: Due) -> pa.Array | pa.ChunkedArray:
+    def _ids(self, due: Due) -> pa.ChunkedArray:
         if self.columns.id is not None:
             return read_ids(due.partition, self.columns.id)
-        return pa.array(np.arange(due.first_row, due.first_row + due.partition.n_rows, dtype=np.int64))
+        rows = np.arange(due.first_row, due.first_row + due.partition.n_rows, dtype=np.int64)
+        return pa.chunked_array([rows])
+
+
+def groups_of(due: Sequence[Due], most_bytes: int) -> list[list[Due]]:
+    """Parts, in their order, that one task makes: small ones together, of so many bytes of text at most."""
+    groups: list[list[Due]] = []
+    n_bytes = n_rows = 0
+    for one in due:
+        n_bytes += one.partition.text_bytes
+        n_rows += one.partition.n_rows
+        if not groups or n_bytes > most_bytes or n_rows > SLICE_ROWS or len(groups[-1]) == MOST_PARTS:
+            groups.append([])
+            n_bytes, n_rows = one.partition.text_bytes, one.partition.n_rows
+        groups[-1].append(one)
+    return groups
+
+
+def together(group: Sequence[Due]) -> Partition:
+    """The partitions of parts as one."""
+    first = group[0].partition
+    if len(group) == 1:
+        return first
+    return Partition(
+        first.index,
+        tuple(piece for one in group for piece in one.partition.pieces),
+        sum(one.partition.n_rows for one in group),
+        first.first_row,
+        sum(one.partition.text_bytes for one in group),
+    )
 
 
 def told_of(parts: list[Part], H_sums: NDArray[np.float64]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,16 @@ from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import basis_of, failure, warn_of
 from nmf_dask.pipeline.deaths import awaited
 from nmf_dask.pipeline.ingest import ingested
-from nmf_dask.pipeline.parts import Due, Made, PartTasks, folding_of, told_of
+from nmf_dask.pipeline.parts import (
+    GROUP_BYTES,
+    Due,
+    Made,
+    PartTasks,
+    folding_of,
+    groups_of,
+    together,
+    told_of,
+)
 from nmf_dask.pipeline.planning import check_memory
 from nmf_dask.pipeline.transform_plan import Prepared, planned_of, prepared
 from nmf_dask.store import Contents, ModelLock, Part, Taken, part_key
@@ -194,25 +203,28 @@ class _Job:
         return made
 
     def _wave(self, tasks: Tasks, due: Sequence[Due], before: int) -> list[Made]:
-        handed = partial(self._handed, tasks)
-        by_index = {one.partition.index: one for one in due}
-        partitions = [one.partition for one in due]
-        made: list[Any] = [None] * len(due)
-        handles = handed(due)
-        arriving = awaited(
-            tasks, "transform", partitions, handles, lambda one: handed([by_index[one.index]])[0]
-        )
-        for done, (position, value) in enumerate(arriving, before + 1):
-            made[position] = value
-            self.observer.advance(done, partitions[position].text_bytes)
-        return made
+        groups = groups_of(due, min(GROUP_BYTES, self.settings.corpus.partition_bytes))
+        by_index = {group[0].partition.index: group for group in groups}
+        partitions = [together(group) for group in groups]
+        made: list[list[Made]] = [[] for _ in groups]
+        done = before
 
-    def _handed(self, tasks: Tasks, due: Sequence[Due]) -> list[Any]:
+        def alone(partition: Partition) -> Any:
+            return self._handed(tasks, [by_index[partition.index]])[0]
+
+        handles = self._handed(tasks, groups)
+        for position, value in awaited(tasks, "transform", partitions, handles, alone):
+            made[position] = value
+            done += len(value)
+            self.observer.advance(done, partitions[position].text_bytes)
+        return [one for group in made for one in group]
+
+    def _handed(self, tasks: Tasks, groups: Sequence[Sequence[Due]]) -> list[Any]:
         make = PartTasks(self.output, self._corpus.columns, self.settings.output.w_format == "csv").make
         batch = Batch()
         # A task like any other: what is lost with its worker is loaded again.
         folding = batch.call("model", folding_of, self.ready.model.uri)
-        return tasks.submit(batch, [batch.call("transform", make, one, folding) for one in due])
+        return tasks.submit(batch, [batch.call("transform", make, group, folding) for group in groups])
 
     def _grown(self, parts: Sequence[Part]) -> Contents:
         """What the output holds with the new parts, in place of those of earlier versions of their files."""
