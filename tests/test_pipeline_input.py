@@ -263,7 +263,7 @@ def test_a_store_that_cannot_be_reached(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", TEXTS)
     options = {
         "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://no-such-host.invalid:1",
-        "AWS_DEFAULT_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_DEFAULT_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "3",
     }  # fmt: skip
     for arguments in (
         ("--input", "s3://bucket/c", "--output", tmp_path / "m"),
