@@ -103,6 +103,7 @@ class _Job:
         self.output = ready.output
         self.contents = ready.contents or Contents(ready.basis)
         self.facts: dict[str, Any] = {}
+        self._finished = False  # whether W/ holds what was committed, and nothing else, when the job began
 
     def done(self) -> TransformResult:
         """Make the parts that are due and commit; transform.json tells of a failure too."""
@@ -110,6 +111,7 @@ class _Job:
 
         made: list[Made] = []
         if self.ready.corpus is not None and self.ready.corpus.n_rows:
+            self._finished = self.output.is_finished()
             self.output.begin(fresh=self.settings.run.resume == "never")
             try:
                 with connected(self.settings.cluster) as cluster:
@@ -154,7 +156,11 @@ class _Job:
 
     def _due(self, partitions: Sequence[Partition]) -> Iterator[Due]:
         """The parts to make, under names that other parts do not have; those of an earlier attempt keep theirs."""
-        left = {} if self.settings.run.resume == "never" else self.output.leftovers(self.contents)
+        left = (
+            {}
+            if self.settings.run.resume == "never"
+            else self.output.leftovers(self.contents, self._finished)
+        )
         number = self.contents.next_number()
         row = self.contents.next_row()
         versions_of = {one.uri: one.version for one in self.ready.new}

@@ -207,12 +207,11 @@ class TransformFolder:
                 f"{file} is damaged ({error!r}). Restore it, or delete {self.folder} and run the command again"
             ) from error
 
-    def leftovers(self, contents: Contents) -> dict[str, str]:
+    def leftovers(self, contents: Contents, finished: bool) -> dict[str, str]:
         """Names of the parts in W/, committed or not, by key: a part that is made again keeps its name.
 
-        W/ may be huge. It is listed only where an earlier attempt was cut off: otherwise it holds `contents`.
+        W/ may be huge. It is listed only where what came before was not `finished`: otherwise it holds `contents`.
         """
-        finished = self.is_finished()
         names = [part.name for part in contents.parts] if finished else (self.folder / "W").list()
         found = (_PART.fullmatch(name) for name in names)
         return {match[2]: match[0] for match in found if match}
