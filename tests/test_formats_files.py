@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmf_dask import fit, transform
-from nmf_dask.corpus import Corpus
+from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import InputDataError, NmfDaskError
 from nmf_dask.model import TopicModel
 from tests.parquet_files import opened
@@ -193,6 +195,62 @@ def test_lines_are_those_of_python_whatever_the_blocks(content, block_bytes):
     expected = content.split(b"\n")
     expected = expected[:-1] if expected[-1] == b"" else expected
     assert before == [line.rstrip(b"\r") for line in expected]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.text(st.sampled_from("a\n"), max_size=40), st.lists(st.integers(0, 40)), st.sampled_from([1, 2, 5]))
+def test_each_line_is_in_one_span(content, cuts, block_bytes):
+    from nmf_dask.corpus import records
+    from nmf_dask.corpus.locations import Location
+
+    path = Path(os.environ["PYTEST_LINES"])
+    path.write_text(content)
+    edges = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
+    whole, read = (records.BLOCK_BYTES, records.HEAD_BYTES), []
+    records.BLOCK_BYTES = records.HEAD_BYTES = block_bytes
+    try:
+        for span in pairwise(edges):
+            with records._lines_within(Location("", str(path)), span) as blocks:
+                found = list(blocks)
+            place = records._Place(Location("", str(path)), span[0], 0)
+            for before, block in found:
+                assert place._replace(before=before).lines_before() == b"".join(read).count(b"\n")
+                read.append(block)
+    finally:
+        records.BLOCK_BYTES, records.HEAD_BYTES = whole
+    assert b"".join(read).decode() == content
+
+
+def test_json_lines_that_are_not_compressed_are_cut(tmp_path):
+    rows = [{"id": i, "text": "words " * (i % 50)} for i in range(5_000)]
+    put(tmp_path / "a.jsonl", as_jsonl(rows[:4_000]))
+    put(tmp_path / "b.jsonl", as_jsonl(rows[4_000:]))
+    corpus = opened(tmp_path, id_column="id", partition_bytes=50_000)
+    assert 10 < len(corpus.partitions) < 20
+    assert documents(corpus).to_pylist() == [{"text": one["text"], "id": one["id"]} for one in rows]
+    sizes = [len(documents(replace(corpus, partitions=(one,)))) for one in corpus.partitions]
+    assert min(sizes) > 100
+    # A file's partitions are its own where a transform asks for them.
+    alone = open_corpus(corpus.settings, by_file=True)
+    again = open_corpus(
+        corpus.settings.model_copy(update={"input": (str(tmp_path / "a.jsonl"),)}), by_file=True
+    )
+    cut = [[(p.start, p.stop) for p in one.pieces if p.file.name == "a.jsonl"] for one in alone.partitions]
+    assert [one for one in cut if one] == [
+        [(p.start, p.stop) for p in one.pieces] for one in again.partitions
+    ]
+    lines = as_jsonl(rows).splitlines()
+    put(tmp_path / "bad" / "a.jsonl", "\n".join([*lines[:3_999], '{"text": 3}', *lines[4_000:]]))
+    assert "a.jsonl, line 4,000: column 'text'" in refused(tmp_path / "bad", partition_bytes=50_000)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv"])
+def test_a_file_that_changed_since_the_job_began(tmp_path, name):
+    content = as_csv() if "csv" in name else as_jsonl()
+    corpus = opened(put(tmp_path / name, content))
+    put(tmp_path / name, content + content)
+    with pytest.raises(InputDataError, match=f"{name} changed since the job began"):
+        documents(corpus)
 
 
 @pytest.fixture(autouse=True)

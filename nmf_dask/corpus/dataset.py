@@ -201,7 +201,7 @@ def _open_raw(
     id_type = pa.int64() if settings.id_column is None else types[settings.id_column]
     raw = Raw(format_, replace(columns, kept=kept), id_type, keys, tuple(sources), settings.where)
     raw.check(files[0])
-    partitions = plan_files(files, settings.partition_bytes, by_file)
+    partitions = plan_files(files, format_, settings.partition_bytes, by_file)
     return Corpus(
         settings=settings,
         files=files,

@@ -15,10 +15,10 @@ from nmf_dask.corpus.columns import NO_COLUMNS, Columns, find_field, key_value, 
 from nmf_dask.corpus.footers import Column, Footer, checked_statistics, did_you_mean, null_counts
 from nmf_dask.corpus.formats import compression_of
 from nmf_dask.corpus.locations import Found, Location
-from nmf_dask.corpus.partitions import Partition, Piece, SourceFile, target_bytes
+from nmf_dask.corpus.partitions import LARGEST_UNCUT, Partition, Piece, SourceFile, target_bytes
 from nmf_dask.corpus.reading import joined, read_together
 from nmf_dask.corpus.records import Source, head_schema, read_records
-from nmf_dask.corpus.seen import Seen
+from nmf_dask.corpus.seen import Seen, look_at
 from nmf_dask.corpus.where import Condition, Facts, Unfit, columns_of, may_be_true, parse
 from nmf_dask.errors import InputDataError
 
@@ -99,7 +99,10 @@ class Raw:
 
     def _stored(self, file: SourceFile, partition: Partition) -> Iterator[pa.Table]:
         if self.format != "parquet":
-            yield from read_records(file.location, file.name, self.format, self.sources)
+            span = partition.pieces[0].start, partition.pieces[-1].stop
+            _check_unchanged(file)
+            yield from read_records(file.location, file.name, self.format, self.sources, span)
+            _check_unchanged(file)
             return
         names = needed(self.columns, self.where, self.keys.names)
         for arrays in read_together(partition, names):
@@ -252,46 +255,78 @@ def _lacks(
     )
 
 
-def expected_bytes(file: SourceFile) -> int:
-    """The text of a file, about, by its size."""
-    return max(1, file.size * (COMPRESSION if compression_of(file.location.path) else 1))
+def expected_bytes(piece: Piece) -> int:
+    """The text of a piece of a file, about, by its bytes."""
+    factor = COMPRESSION if compression_of(piece.file.location.path) else 1
+    return max(1, (piece.stop - piece.start) * factor)
 
 
-def plan_files(files: Sequence[SourceFile], partition_bytes: int, by_file: bool) -> tuple[Partition, ...]:
-    """Whole files, in order, in partitions of about the target: what one task reads. Rows are estimates.
+def expected_rows(piece: Piece, format_: str) -> int:
+    """The documents of a piece of a file, about."""
+    return 1 if format_ == "text" else 1 + expected_bytes(piece) // ROW_BYTES
 
-    With `by_file`, each file is one.
+
+def plan_files(
+    files: Sequence[SourceFile], format_: str, partition_bytes: int, by_file: bool
+) -> tuple[Partition, ...]:
+    """Files in order, in partitions of about the target: what one task reads. Rows are estimates.
+
+    The pieces of a partition are bytes here: all of a file, or (of JSON lines that are not compressed) a part of one.
+    With `by_file`, no partition has pieces of two files, nor depends on other files.
     """
-    target = target_bytes(sum(map(expected_bytes, files)), partition_bytes)
+    whole = [Piece(file, 0, 0, file.size) for file in files]
+    target = target_bytes(sum(map(expected_bytes, whole)), partition_bytes)
     partitions: list[Partition] = []
-    held: list[SourceFile] = []
+    held: list[Piece] = []
     first_row = n_held = 0
 
     def close() -> None:
-        nonlocal first_row
-        n_bytes = sum(map(expected_bytes, held))
-        pieces = tuple(Piece(file, 0, 0, file.n_rows) for file in held)
-        n_rows = sum(file.n_rows for file in held)
-        partitions.append(Partition(len(partitions), pieces, n_rows, first_row, n_bytes))
-        first_row += n_rows
+        nonlocal first_row, n_held
+        n_rows = sum(expected_rows(piece, format_) for piece in held)
+        partitions.append(Partition(len(partitions), tuple(held), n_rows, first_row, n_held))
+        first_row, n_held = first_row + n_rows, 0
         held.clear()
 
-    for file in files:
-        full = n_held + expected_bytes(file) > target or len(held) == FILES_A_TASK
-        if held and (by_file or full):
-            close()
-            n_held = 0
-        held.append(file)
-        n_held += expected_bytes(file)
+    for one in whole:
+        of_file = target_bytes(expected_bytes(one), partition_bytes) if by_file else target
+        for piece in _cut(one, format_, of_file):
+            full = n_held + expected_bytes(piece) > of_file or len(held) == FILES_A_TASK
+            if held and (by_file or full):
+                close()
+            held.append(piece)
+            n_held += expected_bytes(piece)
     if held:
         close()
     return tuple(partitions)
 
 
+def _cut(whole: Piece, format_: str, target: int) -> Iterator[Piece]:
+    """A file in equal parts of about the target, where it can be read from the middle."""
+    size = whole.stop
+    is_cut = format_ == "jsonl" and compression_of(whole.file.location.path) is None
+    parts = round(size / target) if is_cut and size > LARGEST_UNCUT * target else 1
+    for part in range(parts):
+        yield whole._replace(start=size * part // parts, stop=size * (part + 1) // parts)
+
+
 def source_file(seen: Seen, format_: str, keys: Any) -> SourceFile:
     """A file that is not Parquet: known by its size and the time of its last change; its rows are an estimate."""
-    file = SourceFile(seen.found.location, seen.found.name, seen.size, 1, f"{seen.modified:x}", keys)
-    return file if format_ == "text" else replace(file, n_rows=1 + expected_bytes(file) // ROW_BYTES)
+    file = SourceFile(seen.found.location, seen.found.name, seen.size, 0, _version(seen), keys)
+    return replace(file, n_rows=expected_rows(Piece(file, 0, 0, file.size), format_))
+
+
+def _version(seen: Seen) -> str:
+    return f"{seen.modified:x}"
+
+
+def _check_unchanged(file: SourceFile) -> None:
+    """Raise InputDataError where a file is not what it was when the corpus was opened."""
+    [seen] = look_at([Found(file.location, file.name)])
+    if (seen.size, _version(seen)) != (file.size, file.digest):
+        raise InputDataError(
+            f"{file} changed since the job began: it had {file.size:,} bytes, and has {seen.size:,}. Run the job again "
+            "once nothing writes to the input."
+        )
 
 
 def heads_of(found: Sequence[Found], format_: str, pool: Any) -> dict[Location, pa.Schema]:

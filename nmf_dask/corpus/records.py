@@ -40,10 +40,16 @@ class Source(NamedTuple):
     type: pa.DataType
 
 
+Span = tuple[int, int]
+"""Of a file's bytes: its start and its end."""
+
+
 def read_records(
-    location: Location, name: str, format_: str, sources: Sequence[Source]
+    location: Location, name: str, format_: str, sources: Sequence[Source], span: Span
 ) -> Iterator[pa.Table]:
     """Rows of a file as tables of the `sources`, in order. `name` is the path that a text file has as a column.
+
+    Of JSON lines that are not compressed, those that begin in the `span`; of other files, all.
 
     Raises InputDataError for what is damaged, cut short, or not what its format asks for (file, row or line, remedy),
     and RetryableError for a store that does not answer.
@@ -51,7 +57,7 @@ def read_records(
     readers: dict[str, Callable[[], Iterator[pa.Table]]] = {
         "csv": lambda: _csv_tables(location, ",", sources),
         "tsv": lambda: _csv_tables(location, "\t", sources),
-        "jsonl": lambda: _json_tables(location, sources),
+        "jsonl": lambda: _json_tables(location, sources, span),
         "text": lambda: _text_table(location, name),
         "lines": lambda: _line_tables(location, name),
     }
@@ -68,7 +74,8 @@ def head_schema(location: Location, format_: str) -> pa.Schema:
     if format_ == "jsonl":
         with _lines_of(location, HEAD_BYTES) as blocks:
             _, block = next(blocks, (0, b""))
-        return _json_table(location, 0, block, None).schema if block.strip() else pa.schema([])
+        place = _Place(location, 0, 0)
+        return _json_table(place, block, None).schema if block.strip() else pa.schema([])
     schema = _csv_head(location, "\t" if format_ == "tsv" else ",")
     twice = sorted({one for one in schema.names if schema.names.count(one) > 1})
     if twice:
@@ -141,6 +148,50 @@ def _lines_of(location: Location, block_bytes: int) -> Iterator[Iterator[tuple[i
         yield blocks(stream)
 
 
+@contextmanager
+def _lines_within(location: Location, span: Span) -> Iterator[Iterator[tuple[int, bytes]]]:
+    """As `_lines_of`, of the lines that begin in a span of a file that is not compressed, with those before within it.
+
+    Each byte at which a line begins is in one span, so that each line is read once whatever the spans.
+    """
+
+    def blocks(file: pa.NativeFile) -> Iterator[tuple[int, bytes]]:
+        n_lines, held = 0, []
+        place, end = (_line_start(file, byte) for byte in span)
+        while place < end:
+            data = file.read_at(min(BLOCK_BYTES, end - place), place)
+            if not data:
+                raise OSError(f"it ends at byte {place:,}, before byte {end:,}")
+            place += len(data)
+            cut = len(data) if place == end else data.rfind(b"\n") + 1
+            if not cut:
+                held.append(data)
+                continue
+            block = b"".join([*held, data[:cut]])
+            yield n_lines, block
+            n_lines += block.count(b"\n")
+            held = [data[cut:]]
+
+    try:
+        with location.handler.open_input_file(location.path) as file:
+            yield blocks(file)
+    except OSError as error:
+        raise explain(error, location, "read") from None
+
+
+def _line_start(file: pa.NativeFile, byte: int) -> int:
+    """The first place from a byte on at which a line begins; where none does, the end of the file."""
+    if byte == 0:
+        return 0
+    place = byte - 1
+    while data := file.read_at(HEAD_BYTES, place):
+        found: int = data.find(b"\n")
+        if found >= 0:
+            return place + found + 1
+        place += len(data)
+    return place
+
+
 def _line_tables(location: Location, name: str) -> Iterator[pa.Table]:
     with _lines_of(location, BLOCK_BYTES) as blocks:
         for before, block in blocks:
@@ -169,11 +220,31 @@ def _text_table(location: Location, name: str) -> Iterator[pa.Table]:
     yield pa.Table.from_arrays([array.cast(pa.string()), pa.array([name])], schema=TEXT_COLUMNS)
 
 
-def _json_tables(location: Location, sources: Sequence[Source]) -> Iterator[pa.Table]:
+class _Place(NamedTuple):
+    """Where lines are: in the part of a file that begins at byte `start`, behind so many others of it."""
+
+    location: Location
+    start: int
+    before: int
+
+    def lines_before(self) -> int:
+        """All in the file: those before the part are counted now."""
+        n_lines = self.before
+        if self.start:
+            with self.location.handler.open_input_file(self.location.path) as file:
+                end = _line_start(file, self.start)
+                for place in range(0, end, BLOCK_BYTES):
+                    n_lines += file.read_at(min(BLOCK_BYTES, end - place), place).count(b"\n")
+        return n_lines
+
+
+def _json_tables(location: Location, sources: Sequence[Source], span: Span) -> Iterator[pa.Table]:
     schema = _nested(sources)
-    with _lines_of(location, BLOCK_BYTES) as blocks:
+    whole = compression_of(location.path) is not None
+    start = 0 if whole else span[0]
+    with _lines_of(location, BLOCK_BYTES) if whole else _lines_within(location, span) as blocks:
         for before, block in blocks:
-            table = _json_table(location, before, block, schema)
+            table = _json_table(_Place(location, start, before), block, schema)
             columns = [_inner(table, one.path) for one in sources]
             yield pa.Table.from_arrays(columns, schema=pa.schema([(one.name, one.type) for one in sources]))
 
@@ -201,7 +272,7 @@ def _nested(sources: Sequence[Source]) -> pa.Schema:
     return pa.schema(fields(tree))
 
 
-def _json_table(location: Location, before: int, block: bytes, schema: pa.Schema | None) -> pa.Table:
+def _json_table(place: _Place, block: bytes, schema: pa.Schema | None) -> pa.Table:
     """The objects of some whole lines; `schema` None: with the types that they seem to have."""
     options = pajson.ParseOptions(
         explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
@@ -212,17 +283,16 @@ def _json_table(location: Location, before: int, block: bytes, schema: pa.Schema
         read = pajson.ReadOptions(use_threads=False, block_size=len(block) + 1)
         table = pajson.read_json(pa.BufferReader(block), read, options)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _bad_json(error, location, before, block) from None
+        raise _bad_json(error, place, block) from None
     n_lines = sum(1 for line in block.split(b"\n") if line.strip())
     # Arrow does not mind objects of several lines, but those would be cut between blocks.
     if schema is not None and len(table) != n_lines:
-        raise _bad_json(
-            ValueError(f"{len(table):,} objects stand in {n_lines:,} lines"), location, before, block
-        )
+        raise _bad_json(ValueError(f"{len(table):,} objects stand in {n_lines:,} lines"), place, block)
     return table
 
 
-def _bad_json(error: Exception, location: Location, before: int, block: bytes) -> InputDataError:
+def _bad_json(error: Exception, place: _Place, block: bytes) -> InputDataError:
+    location, before = place.location, place.lines_before()
     message = brief(error).removeprefix("JSON parse error: ")
     lines = block.split(b"\n")
     row = _ROW.search(message)
@@ -234,8 +304,10 @@ def _bad_json(error: Exception, location: Location, before: int, block: bytes) -
             "(jq -c . where it is one object after the other)."
         )
     if row is None:
-        place = f"lines {before + 1:,} to {before + filled[-1] + 1:,}"
-        return InputDataError(f"{location}, {place}: {message}. A line holds one JSON object: mend them.")
+        lines_told = f"lines {before + 1:,} to {before + filled[-1] + 1:,}"
+        return InputDataError(
+            f"{location}, {lines_told}: {message}. A line holds one JSON object: mend them."
+        )
     number = filled[min(int(row[1]), len(filled) - 1)]
     message = _ROW.sub("", message).rstrip(".")
     changed = _CHANGED.search(message)
