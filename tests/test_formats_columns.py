@@ -1,7 +1,6 @@
 """Nested columns, texts of several columns, columns carried to W, keys of folders: compared with what pyarrow reads."""
 
 import json
-import subprocess
 from datetime import date
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nmf_dask import fit, transform
 from nmf_dask.corpus import read_ids, read_kept, read_texts
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.model import TopicModel
+from nmf_dask.pipeline.planning import plan
 from tests.parquet_files import opened
 from tests.small_corpora import files_of, generated_texts, run_command, settings_of, wh_bytes
 from tests.transforms import job, table_of
@@ -223,7 +223,8 @@ def fitted(tmp_path_factory):
     given += ["--keep", "label,score", "-k", "3", "--set", "corpus.partition_bytes=2000"]
     done = run_command("fit", *given, "--output", folder / "m", "--workers", "2", "--log-format", "json")
     assert done.returncode == 0, done.stderr
-    return folder, given
+    columns = {"id_column": "key", "text_column": ("title", "meta.body"), "keep": ("label", "score")}
+    return folder, {**columns, "partition_bytes": 2000}
 
 
 def expected_kept(rows: pa.Table) -> list[dict]:
@@ -245,17 +246,15 @@ def test_w_carries_them(fitted):
 
 
 def test_workers_do_not_change_a_byte_and_kept_columns_none_of_the_weights(fitted, tmp_path):
-    folder, given = fitted
-    serial = run_command("fit", *given, "--output", tmp_path / "m")
-    assert serial.returncode == 0, serial.stderr
+    folder, corpus = fitted
+    fit(settings_of(folder / "c", tmp_path / "m", corpus=corpus, model={"n_components": 3}))
     parallel_run = Path(TopicModel.load(str(folder / "m")).uri)
     serial_run = Path(TopicModel.load(str(tmp_path / "m")).uri)
     for part in ("W", "H"):
         assert files_of(serial_run / part) == files_of(parallel_run / part)
     settings = settings_of(
-        folder / "c", tmp_path / "n", model={"n_components": 3},
-        corpus={"id_column": "key", "text_column": ("title", "meta.body"), "partition_bytes": 2000},
-    )  # fmt: skip
+        folder / "c", tmp_path / "n", model={"n_components": 3}, corpus={**corpus, "keep": ()}
+    )
     without = fit(settings)
     assert without.run_id != serial_run.name
     assert wh_bytes(without.uri) == wh_bytes(serial_run)
@@ -309,15 +308,10 @@ def test_damage_in_a_kept_column_is_told_before_the_fit(tmp_path):
 
 def test_the_plan_counts_the_bytes_of_all_texts(tmp_path):
     write_rows(tmp_path / "c")
-    given = ["fit", "--input", tmp_path / "c", "--output", tmp_path / "m", "-k", "2", "--log-format", "json"]
-    planned: subprocess.CompletedProcess[str] = run_command(
-        *given, "--text-column", "title,text", "--dry-run"
-    )
-    assert planned.returncode == 0, planned.stderr
-    assert (
-        json.loads(planned.stdout)["text_bytes"]
-        == opened(tmp_path / "c", text_column=("title", "text")).text_bytes
-    )
+    corpus = {"id_column": None, "text_column": ("title", "text")}
+    told = plan(settings_of(tmp_path / "c", tmp_path / "m", corpus=corpus))
+    assert told.text_bytes == opened(tmp_path / "c", text_column=("title", "text")).text_bytes
+    assert not told.estimated
 
 
 def test_ids_in_a_struct(tmp_path):

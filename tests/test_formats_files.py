@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nmf_dask import fit, transform
 from nmf_dask.corpus import Corpus, open_corpus
 from nmf_dask.errors import InputDataError, NmfDaskError
-from nmf_dask.model import TopicModel
+from nmf_dask.pipeline.planning import plan
 from tests.parquet_files import opened
 from tests.small_corpora import (
     ROOT,
@@ -430,34 +430,30 @@ MODEL = {"n_components": 3}
 
 
 def test_the_model_does_not_depend_on_the_format(folder, tmp_path):
-    """Two workers, by the command; every number of W and H, and the ids."""
+    """One of them with two workers, by the command; every number of W and H, and the ids."""
     expected = fit(settings_of(folder / "parquet", tmp_path / "parquet", model=MODEL))
+    given = ["--input", folder / "jsonl", "--output", tmp_path / "jsonl", "-k", "3", "--id-column", "doc_id"]
+    done = run_command("fit", *given, "--workers", "2", "--log-format", "json")
+    assert done.returncode == 0, done.stderr
     ids = [f"d{i:05}" for i in range(N)]
-    for format_, more in (("jsonl", ["--workers", "2"]), ("csv", []), ("text", [])):
-        columns = [] if format_ == "text" else ["--id-column", "doc_id"]
-        given = ["--input", folder / format_, "--output", tmp_path / format_, "-k", "3", *columns, *more]
-        done = run_command("fit", *given, "--log-format", "json")
-        assert done.returncode == 0, done.stderr
-        run = TopicModel.load(str(tmp_path / format_))
-        assert wh_bytes(run.uri) == wh_bytes(expected.uri)
-        W = w_table_of(run.uri)
+    for format_ in ("jsonl", "csv", "text"):
+        corpus = {"id_column": None if format_ == "text" else "doc_id"}
+        result = fit(settings_of(folder / format_, tmp_path / format_, model=MODEL, corpus=corpus))
+        assert result.finished_before == (format_ == "jsonl")
+        assert wh_bytes(result.uri) == wh_bytes(expected.uri)
+        W = w_table_of(result.uri)
         assert W.column_names == ["path" if format_ == "text" else "doc_id", "topic", "weights"]
         assert W[0].to_pylist() == [f"{one}.txt" if format_ == "text" else one for one in ids]
-        assert run.run["n_documents"] == run.run["input"]["n_rows"] == N
-        assert all(one["n_rows"] is None for one in run.run["input"]["files"])
-        again = run_command("fit", *given)
-        assert "nothing to do" in again.stderr
+        assert result.run["n_documents"] == result.run["input"]["n_rows"] == N
+        assert all(one["n_rows"] is None for one in result.run["input"]["files"])
 
 
 def test_the_plan_is_about_right(folder, tmp_path):
-    given = ["--output", tmp_path / "m", "-k", "3", "--dry-run", "--log-format", "json"]
-    exact = json.loads(run_command("fit", "--input", folder / "parquet", *given).stdout)
+    exact = plan(settings_of(folder / "parquet", tmp_path / "m", model=MODEL))
     for format_ in ("csv", "jsonl", "text"):
-        done = run_command("fit", "--input", folder / format_, *given)
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["estimated"]
-        assert exact["text_bytes"] / 3 < told["text_bytes"] < exact["text_bytes"] * 3
+        told = plan(settings_of(folder / format_, tmp_path / "m", model=MODEL, corpus={"id_column": None}))
+        assert told.estimated
+        assert exact.text_bytes / 3 < told.text_bytes < exact.text_bytes * 3
     assert not (tmp_path / "m").exists()
 
 

@@ -1,6 +1,5 @@
 """The filter of documents: its grammar against DuckDB, what is skipped by statistics, and whole jobs with one."""
 
-import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,8 +19,9 @@ from hypothesis import strategies as st
 
 from nmf_dask import fit, transform
 from nmf_dask.corpus.where import ANY, Facts, Unfit, columns_of, may_be_true, parse
-from nmf_dask.errors import ConfigurationError, InputDataError
+from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError
 from nmf_dask.model import TopicModel
+from nmf_dask.pipeline.planning import plan
 from tests.parquet_files import opened
 from tests.small_corpora import (
     ROOT,
@@ -340,7 +340,7 @@ def fitted(tmp_path_factory):
         "--log-format", "json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return folder, given
+    return folder
 
 
 def matching() -> pa.Table:
@@ -350,7 +350,7 @@ def matching() -> pa.Table:
 
 
 def test_w_holds_what_matches_in_the_order_of_the_corpus(fitted):
-    folder, _ = fitted
+    folder = fitted
     run = TopicModel.load(str(folder / "m"))
     W = pa.concat_tables(run.W_parts())
     assert W["key"].to_pylist() == matching()["key"].to_pylist()
@@ -364,9 +364,9 @@ def test_w_holds_what_matches_in_the_order_of_the_corpus(fitted):
 
 def test_the_model_is_that_of_the_documents_alone(fitted, tmp_path):
     """Counted, weighed and factorized as a corpus that has nothing else, and the same in one process."""
-    folder, given = fitted
-    serial = run_command("fit", "--input", folder / "c", *given, "--where", WHERE, "--output", tmp_path / "s")
-    assert serial.returncode == 0, serial.stderr
+    folder = fitted
+    corpus = {"id_column": "key", "keep": ("year",), "where": WHERE, "partition_bytes": 2000}
+    fit(settings_of(folder / "c", tmp_path / "s", corpus=corpus, model={"n_components": 3}))
     ours, again = (Path(TopicModel.load(str(one)).uri) for one in (folder / "m", tmp_path / "s"))
     assert ours.name == again.name
     assert h_bytes(ours) == h_bytes(again)
@@ -394,7 +394,7 @@ def test_without_an_id_column_documents_are_numbered_as_they_are_left(tmp_path):
 
 
 def test_transform_filters_too(fitted, tmp_path):
-    folder, _ = fitted
+    folder = fitted
     corpus = {"id_column": "key", "where": WHERE, "partition_bytes": 2000}
     transform(job(folder / "m", folder / "c", tmp_path / "w", corpus=corpus))
     assert table_of(tmp_path / "w")["key"].to_pylist() == matching()["key"].to_pylist()
@@ -414,36 +414,26 @@ def test_transform_filters_too(fitted, tmp_path):
 
 def test_nothing_is_left_or_too_little(tmp_path):
     write_rows(tmp_path / "c")
-    given = ["fit", "--input", tmp_path / "c", "--output", tmp_path / "m", "-k", "5"]
-    none = run_command(*given, "--where", "lang == 'fr' or lang == 'en' and year == 1000 or lang == 'dx'")
-    assert none.returncode == 65, none.stderr
-    assert "is one where lang == 'fr'" in none.stderr
-    few = run_command(*given, "--where", "meta.score < 0.01")
-    assert few.returncode == 65
-    assert "3 documents cannot make 5 topics" in few.stderr
-    wrong = run_command(*given, "--where", "year >> 3")
-    assert wrong.returncode == 2
-    assert "'>' stands where a number" in wrong.stderr
+
+    def refused(where: str) -> NmfDaskError:
+        with pytest.raises(NmfDaskError) as caught:
+            fit(settings_of(tmp_path / "c", tmp_path / "m", corpus={"id_column": "key", "where": where}))
+        return caught.value
+
+    none = refused("lang == 'fr' or lang == 'en' and year == 1000 or lang == 'dx'")
+    assert none.exit_code == 65
+    assert "is one where lang == 'fr'" in str(none)
+    assert "3 documents cannot make 5 topics" in str(refused("meta.score < 0.01"))
+    assert refused("year >> 3").exit_code == 2
 
 
 def test_the_plan_says_at_most(tmp_path):
     write_rows(tmp_path / "c")
-    given = [
-        "fit",
-        "--input",
-        tmp_path / "c",
-        "--output",
-        tmp_path / "m",
-        "-k",
-        "2",
-        "--where",
-        "year >= 2004",
-        "--dry-run",
-    ]
-    planned = run_command(*given, "--log-format", "json")
-    told = json.loads(planned.stdout)
-    assert (told["n_rows"], told["estimated"]) == (80, True)
-    assert "80 documents" in run_command(*given).stdout
+    told = plan(
+        settings_of(tmp_path / "c", tmp_path / "m", corpus={"id_column": "key", "where": "year >= 2004"})
+    )
+    assert (told.n_rows, told.estimated) == (80, True)
+    assert any("80 documents" in line and "at most" in line for line in told.lines())
     assert not (tmp_path / "m").exists()
 
 
