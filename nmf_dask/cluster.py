@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +16,13 @@ from typing import Any
 
 import dask
 import pyarrow as pa
-from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin, performance_report
 from distributed.client import ClosedClientError
 from threadpoolctl import threadpool_limits
 from tornado.ioloop import PeriodicCallback
 
 import nmf_dask
-from nmf_dask.config import ClusterSettings, parse_bytes
+from nmf_dask.config import ClusterSettings, parse_bytes, redact
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
@@ -35,6 +36,8 @@ SHRINK_MILLISECONDS = 100
 HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
+REPORT_SECONDS = 20
+REPORT_SECONDS_OF_STOPPED = 5  # a job that is told to stop has little more time
 ASK_SECONDS = 10  # for an answer of all workers that the job can do without: one of them may hang
 
 
@@ -50,6 +53,7 @@ class Cluster:
     _lost: set[str] = field(default_factory=set)
     _there: set[str] = field(default_factory=set)
     _alarm: threading.Timer | None = None
+    _observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
         # In this order: of a worker that goes between the two nobody would tell.
@@ -66,6 +70,8 @@ class Cluster:
             self._there.discard(told["worker"])
             if not told.get("expected"):
                 self._lost.add(told["worker"])
+        if action in ("add-worker", "remove-worker"):
+            self._observer.workers(len(self._there), len(self._lost))
         if self._there and self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -96,10 +102,12 @@ class Cluster:
         return workers
 
     def introduce(self, observer: Observer) -> None:
-        """Tell who runs the job."""
+        """Tell who runs the job, and from now on of workers that come and go."""
         workers = self.workers()
+        self._observer = observer
         threads = sum(int(worker["nthreads"]) for worker in workers.values())
         observer.connected(len(workers), threads, self.dashboard)
+        observer.workers(len(workers), len(self._lost))
 
     def lost(self) -> int:
         """Workers that went while the job ran, without having been told to."""
@@ -116,12 +124,15 @@ class Cluster:
 
 
 @contextmanager
-def connected(settings: ClusterSettings) -> Iterator[Cluster]:
+def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[Cluster]:
     """The cluster that settings name, with at least one worker, for the length of a `with`.
 
-    Raises RetryableError where it cannot be reached or no worker comes, ConfigurationError for an address
-    that cannot be one.
+    `report` is the path of a file for Dask's performance report of that time, written however it ends. Raises
+    RetryableError where the cluster cannot be reached or no worker comes, ConfigurationError for an address that cannot
+    be one, and for a report that cannot be made.
     """
+    if report is not None:
+        _check_report(report)
     quiet = {
         "distributed.admin.tick.limit": "20s",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
@@ -140,12 +151,50 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
         try:
             cluster = _described(client, own, in_process, settings.workers_timeout)
             try:
-                yield cluster
+                with _reported(client, report) if report is not None else nullcontext():
+                    yield cluster
             finally:
                 cluster.close()
         finally:
             _close(client, own)
             worker_log.removeFilter(_is_news)
+
+
+def _check_report(file: str) -> None:
+    """Raise ConfigurationError where the report would be lost at the end of the job."""
+    if not _has_dashboard():
+        raise ConfigurationError(
+            "--performance-report needs bokeh, which is not installed: pip install 'nmf-dask[dashboard]'"
+        )
+    folder = os.path.dirname(os.path.abspath(file))
+    if "://" in file or os.path.isdir(file) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise ConfigurationError(
+            f"--performance-report {redact(file)} cannot be written: give the path of a file in a local folder that is "
+            "there"
+        )
+
+
+@contextmanager
+def _reported(client: Client, file: str) -> Iterator[None]:
+    """Dask's own report of what happens in the block; what keeps it from being written does not end the job."""
+    if not client.run_on_scheduler(_has_dashboard):
+        raise ConfigurationError(
+            "--performance-report needs bokeh where the scheduler runs, too: pip install 'nmf-dask[dashboard]' there"
+        )
+    report = performance_report(filename=file)
+    report.__enter__()
+    seconds = REPORT_SECONDS
+    try:
+        yield
+    except KeyboardInterrupt:
+        seconds = REPORT_SECONDS_OF_STOPPED
+        raise
+    finally:
+        try:
+            told = {"code": "nmf-dask", "callback_timeout": seconds}
+            client.sync(report.__aexit__, None, None, None, **told)
+        except (OSError, TimeoutError, CancelledError, RuntimeError) as error:
+            logging.getLogger(__name__).warning("%s was not written: %r", file, error)
 
 
 def _memory(settings: ClusterSettings) -> dict[str, Any]:
@@ -333,6 +382,8 @@ class Ready(WorkerPlugin):  # type: ignore[misc]
             # job ends its workers itself, once they have saved what they hold.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.own:
+            logging.captureWarnings(True)  # the driver shows them: stderr is the log's, line by line
 
 
 def _described(client: Client, own: bool, in_process: bool, workers_timeout: float) -> Cluster:
@@ -348,6 +399,8 @@ def _described(client: Client, own: bool, in_process: bool, workers_timeout: flo
 def _make_ready(client: Client, own: bool) -> None:
     try:
         client.register_plugin(Ready(own))
+        if own:
+            client.forward_logging("py.warnings", logging.WARNING)
     except ImportError as error:
         raise ConfigurationError(
             f"a worker cannot import what the job needs ({error}): install nmf-dask {nmf_dask.__version__} in the "

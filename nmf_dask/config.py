@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+_SHORTEST_DEADLINE = 15  # seconds; the end of a job is given ten of them (pipeline/deadline.py)
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 _SECONDS = re.compile(r"\s*(\d+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?)?\s*", re.IGNORECASE)
 # S3 secrets hold slashes, which people paste as they are; no other scheme has a colon that far from a port.
@@ -110,6 +111,12 @@ def _document_frequency(value: int | float) -> int | float:
     return value
 
 
+def _deadline(value: int) -> int:
+    if value < _SHORTEST_DEADLINE:
+        raise ValueError(f"give at least {_SHORTEST_DEADLINE} s: ten are kept for the end of the job")
+    return value
+
+
 def _ordered(value: tuple[int, int]) -> tuple[int, int]:
     if value[0] > value[1]:
         raise ValueError("the shortest n-gram comes first")
@@ -133,6 +140,7 @@ DocumentFrequency = Annotated[int | float, AfterValidator(_document_frequency)]
 MemorySize = Annotated[Name, BeforeValidator(_text_of_size), AfterValidator(_size)]
 ByteCount = Annotated[PositiveInt, BeforeValidator(_bytes_of_size)]
 Seconds = Annotated[PositiveInt, BeforeValidator(_seconds_of_time)]
+Deadline = Annotated[Seconds, AfterValidator(_deadline)]
 NgramRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
 
 
@@ -309,6 +317,12 @@ class OutputSettings(Section):
     w_format: Literal["parquet", "csv"] = Field(
         "parquet", description="csv: W as CSV too, in W_csv beside W, with a column for each weight"
     )
+    keep_runs: PositiveInt | None = Field(
+        None,
+        description="finished runs to keep in the model folder, the last ones; older ones go after the commit; "
+        "none: all",
+        examples=[7],
+    )
 
 
 class ClusterSettings(Section):
@@ -394,6 +408,25 @@ class RunSettings(Section):
     )
     checkpoint_every: PositiveInt = Field(5, description="passes between checkpoints")
     log_format: Literal["text", "json"] = Field("text", description="how logs and results are printed")
+    deadline: Deadline | None = Field(
+        None,
+        description='seconds from the start of the command to its end at the latest, also as "4h"; none: no end',
+        examples=["4h"],
+    )
+    deadline_action: Literal["checkpoint", "commit"] = Field(
+        "checkpoint",
+        description="where it comes first: leave a checkpoint and exit 75, or write the model as it stands",
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None,
+        description="port at which the job tells its numbers to Prometheus while it runs; 0: any free one; none: not",
+        examples=[9105],
+    )
+    performance_report: Name | None = Field(
+        None,
+        description="HTML file for Dask's report of what its workers did; a local path; none: not made",
+        examples=["report.html"],
+    )
 
 
 class TransformSettings(Section):

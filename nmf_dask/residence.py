@@ -1,9 +1,10 @@
-"""How much of a process is in memory, and which of it can leave: Linux's own numbers."""
+"""How much of a process is in memory, which of it can leave, and how old it is: Linux's own numbers."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def rss() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def age() -> float:
+    """Seconds since this process began, to a hundredth; 0 where the system does not tell."""
+    try:
+        # The name of the program, in parentheses, may itself hold spaces and parentheses.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError, AttributeError):
+        return 0.0
 
 
 def shrink(limit: int) -> None:

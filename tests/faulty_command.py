@@ -34,7 +34,7 @@ visit, flag = Visit.__call__, {flag!r}
 def slow(*arguments, visit=visit):
     if os.path.exists(flag):
         open(flag + ".entered", "w").close()
-        time.sleep(600)
+        time.sleep({seconds})
     return visit(*arguments)
 
 if visit.__name__ != "slow":  # a process of many parts preloads it more than once
@@ -126,10 +126,13 @@ class Driver:
         return False
 
 
-def slow_pass(folder: Path) -> tuple[Callable[[], bool], dict[str, str]]:
-    """Whether the slow pass has begun, and the environment that makes it slow, of the driver and of workers."""
+def slow_pass(folder: Path, seconds: float = 600) -> tuple[Callable[[], bool], dict[str, str]]:
+    """Whether the slow pass has begun, and the environment that makes it slow, of the driver and of workers.
+
+    Each visit of a strip takes `seconds`, in the pass after the fifth and in all later ones.
+    """
     flag, preload = folder / "slow", folder / "slow_visits.py"
-    preload.write_text(SLOW.format(flag=str(flag)))
+    preload.write_text(SLOW.format(flag=str(flag), seconds=seconds))
     return Path(f"{flag}.entered").exists, {
         _FLAG: str(flag), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(preload),
     }  # fmt: skip

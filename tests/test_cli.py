@@ -34,7 +34,7 @@ class FakePipeline:
         self.settings: Settings | None = None
         self.error: BaseException | None = None
 
-    def fit(self, settings, observer):
+    def fit(self, settings, observer, since=None):
         self.settings = settings
         observer.connected(2, 4, "http://127.0.0.1:8787/status")
         observer.stage("count", 2)
@@ -364,7 +364,7 @@ class TestExitCodes:
     def test_sigterm(self, pipeline, capsys, monkeypatch):
         reached = []
 
-        def wait(settings, observer):
+        def wait(settings, observer, since):
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
             try:
                 time.sleep(10)
@@ -389,7 +389,7 @@ class TestExitCodes:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0)  # the handler runs here
 
-        def wait(settings, observer):
+        def wait(settings, observer, since):
             gc.callbacks.append(look_on)
             try:
                 gc.collect()

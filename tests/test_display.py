@@ -125,10 +125,15 @@ class TestJson:
         assert kinds.count("progress") <= 12
         assert events[0]["dashboard"] == "http://127.0.0.1:8787/status"
         done = next(event for event in events if event["event"] == "stage_done")
-        assert (done["stage"], done["done"], done["total"], done["bytes"]) == ("count", 1000, 1000, 2 * 10**9)
+        assert (done["stage"], done["partition"], done["total"], done["bytes"]) == (
+            "count",
+            1000,
+            1000,
+            2 * 10**9,
+        )
         assert done["seconds"] == 125
         last = [event for event in events if event["event"] == "pass"][-1]
-        assert (last["iteration"], last["reconstruction_err"], last["rounds"]) == (500, 0.2, 1)
+        assert (last["pass"], last["loss"], last["rounds"]) == (500, 0.2, 1)
 
     def test_quiet(self):
         assert shown("json", -1) == []

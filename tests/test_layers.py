@@ -54,6 +54,7 @@ HOMES = {
     "pydantic_core": {"config", "allowed", "jobfile"},
     "click": {"cli"},
     "rich": {"cli"},
+    "prometheus_client": {"cli"},
 }
 LAZY = {"scipy", "sklearn"}
 

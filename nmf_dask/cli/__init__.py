@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import click
 
 from nmf_dask import __version__
-from nmf_dask.cli.errors import Console, report
+from nmf_dask.cli.errors import Console, interruption_as_error, report
 from nmf_dask.cli.termination import termination_as_error
+from nmf_dask.residence import age
 
 COMMANDS = ("fit", "transform", "topics", "demo")
 
@@ -41,6 +42,11 @@ class Commands(click.Group):
             raise click.UsageError(f"there is no command {args[0]}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Like click's, but for what an interruption becomes."""
+        with interruption_as_error():
+            return super().invoke(ctx)
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nmf-dask")
@@ -56,18 +62,23 @@ def commands() -> None:
     """
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, alone: bool | None = None) -> int:
     """Run one command line (``sys.argv`` unless given) and return its exit code.
 
-    0: done; 2: wrong usage or configuration; 65: wrong input data; 75: worth another try; 1: a bug.
+    0: done; 2: wrong usage or configuration; 65: wrong input data; 75: worth another try; 1: a bug. `alone` says that
+    the process is there for this command only, and so that a deadline counts from its start and holds until its end;
+    so it is, unless told otherwise, where no arguments are given.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     arguments = arguments or ["--help"]
     console = Console.guess(arguments, os.environ)
+    if args is None if alone is None else alone:
+        console.started -= age()
+        console.is_the_process = True
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a term the terminal cannot write must not end the job
             stream.reconfigure(errors="backslashreplace")
-    with termination_as_error():
+    with termination_as_error(console):
         try:
             outcome: Any = commands.main(arguments, prog_name="nmf-dask", standalone_mode=False, obj=console)
         except BaseException as error:  # each way to fail has its exit code, and none a traceback

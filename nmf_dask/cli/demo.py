@@ -57,4 +57,4 @@ def command(
     with display(console.log_format, console.verbosity) as observer:
         result = run_demo(output, newsgroups, observer)
         observer.inform(f"the model is in {result.uri}")
-    print_fit(result, console.log_format)
+    print_fit(result, console.log_format, console.seconds())

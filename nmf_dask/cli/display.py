@@ -14,6 +14,7 @@ from nmf_dask.cli.logs import json_line, text_line
 from nmf_dask.cli.meter import Meter
 from nmf_dask.config import redact
 from nmf_dask.observer import Observer, Pass
+from nmf_dask.residence import rss
 
 # Seconds between two lines of progress; a log of a whole night stays short.
 INTERVAL = 10.0
@@ -56,6 +57,8 @@ class LineDisplay(Observer):
         self.meter = Meter(clock)
         self._clock = clock
         self._last_line = float("-inf")
+        self.run_id: str | None = None
+        self.n_workers: int | None = None
 
     def __enter__(self) -> LineDisplay:
         return self
@@ -63,6 +66,20 @@ class LineDisplay(Observer):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._end_stage()
+
+    def named(self, run_id: str, n_documents: int) -> None:
+        """Keep the id, for lines that carry it."""
+        self.run_id = run_id
+
+    def connecting(self, scheduler: str | None) -> None:
+        """Say whom the job may have to wait for."""
+        adopt_loggers()
+        if scheduler is not None:
+            self.inform(f"looking for the workers of {scheduler}")
+
+    def workers(self, there: int, lost: int) -> None:
+        """Keep the number, for lines that carry it."""
+        self.n_workers = there
 
     def connected(self, workers: int, threads: int, dashboard: str | None) -> None:
         """Say where the job runs."""
@@ -132,16 +149,22 @@ class LineDisplay(Observer):
 
 
 class JsonDisplay(LineDisplay):
-    """The same events, one JSON object a line, with their numbers as fields."""
+    """The same events, one JSON object a line, with their numbers as fields (docs/operating.md lists them)."""
+
+    def connecting(self, scheduler: str | None) -> None:
+        """Event "connecting"."""
+        adopt_loggers()
+        self._event("connecting", scheduler=scheduler)
 
     def connected(self, workers: int, threads: int, dashboard: str | None) -> None:
         """Event "connected"."""
         adopt_loggers()
-        self._event("connected", workers=workers, threads=threads, dashboard=dashboard)
+        self.n_workers = workers
+        self._event("connected", threads=threads, dashboard=dashboard)
 
     def warn(self, message: str, **fields: Any) -> None:
         """Event "warning"."""
-        self._write(redact(json_line("warning", "warning", message, **fields)))
+        self._event("warning", "warning", message, **fields)
 
     def inform(self, message: str, **fields: Any) -> None:
         """Event "info"."""
@@ -150,10 +173,11 @@ class JsonDisplay(LineDisplay):
     def passed(self, row: Pass) -> None:
         """Event "pass", every time: a machine can skip lines, but not ask for those that were left out."""
         self.meter.passed(row)
-        self._event("pass", **row._asdict())
+        told: dict[str, Any] = {"pass": row.iteration, "loss": row.reconstruction_err, "seconds": row.seconds}
+        self._event("pass", **told, rounds=row.rounds)
 
     def _begin_stage(self) -> None:
-        self._event("stage", stage=self.meter.name, total=self.meter.total)
+        self._event("stage", total=self.meter.total)
 
     def _end_stage(self) -> None:
         if self.meter.name:
@@ -165,17 +189,15 @@ class JsonDisplay(LineDisplay):
 
     def _numbers(self) -> dict[str, Any]:
         meter = self.meter
-        return {
-            "stage": meter.name,
-            "done": meter.done,
-            "total": meter.total,
-            "bytes": meter.n_bytes,
-            "seconds": round(meter.seconds(), 3),
-        }
+        loss = {} if meter.last is None else {"loss": meter.last.reconstruction_err}
+        return {**meter.counts, **loss, "seconds": round(meter.seconds(), 3), "bytes": meter.n_bytes}
 
-    def _event(self, event: str, **fields: Any) -> None:
-        if self.verbosity >= 0:
-            self._write(redact(json_line("info", event, **fields)))
+    def _event(self, event: str, level: str = "info", message: str | None = None, **fields: Any) -> None:
+        if self.verbosity < 0 and level == "info":
+            return
+        where = {"run_id": self.run_id, "stage": self.meter.name or None}
+        fields = {**where, **fields, "workers": self.n_workers, "memory": rss()}
+        self._write(redact(json_line(level, event, message, **fields)))
 
 
 def connection(workers: int, threads: int, dashboard: str | None) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
 from nmf_dask.errors import InputDataError, NmfDaskError, RetryableError
+from nmf_dask.residence import rss
 
 INTERRUPTED = "interrupted; run the same command again to go on"
 _LOG_FORMAT = "NMF_DASK_RUN__LOG_FORMAT"
@@ -17,10 +22,24 @@ _LOG_FORMAT = "NMF_DASK_RUN__LOG_FORMAT"
 
 @dataclass
 class Console:
-    """How this command line talks to its user: set by its flags, read where an error is reported."""
+    """How this command line talks to its user: set by its flags and its job, read where an error is reported."""
 
     log_format: str = "text"
     verbosity: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    is_the_process: bool = False
+    run_id: str | None = None
+    stage: str | None = None
+    workers: int | None = None
+
+    def seconds(self) -> float:
+        """Since the command began."""
+        return time.perf_counter() - self.started
+
+    def told(self) -> dict[str, Any]:
+        """The fields that every line of a JSON log has, as a line that no display writes has them."""
+        where = {"run_id": self.run_id, "stage": self.stage, "seconds": round(self.seconds(), 3)}
+        return {**where, "workers": self.workers, "memory": rss()}
 
     @classmethod
     def guess(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> Console:
@@ -41,13 +60,27 @@ def report(error: BaseException, console: Console) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     code, message = _explain(error)
-    if code == 1 and console.verbosity > 0:
-        _print_traceback(error)
+    trace = "".join(traceback.format_exception(error)) if code == 1 and console.verbosity > 0 else ""
+    if isinstance(error, Interrupted) and console.log_format == "text" and sys.stderr.isatty():
+        click.echo(err=True)  # what the terminal shows of Ctrl-C has the line
     if isinstance(error, click.UsageError) and error.ctx is not None and console.log_format == "text":
         click.echo(f"{error.ctx.get_usage()}\n", err=True)
         message += f"\n{error.ctx.command_path} --help says more"
-    _write(message, code, type(error).__name__, console)
+    _write(message, code, type(error).__name__, console, trace)
     return code
+
+
+@contextmanager
+def interruption_as_error() -> Iterator[None]:
+    """Raise what interrupts the block as an error of ours: click would put its own in place, and write a line."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(str(error) or INTERRUPTED) from error
+
+
+class Interrupted(RetryableError):  # noqa: N818 - what became of the command
+    """The command was told to stop, by a signal or by its deadline."""
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -80,13 +113,14 @@ def _explain_os_error(error: OSError) -> tuple[int, str]:
     return RetryableError.exit_code, said
 
 
-def _write(message: str, code: int, kind: str, console: Console) -> None:
+def _write(message: str, code: int, kind: str, console: Console, trace: str) -> None:
     from nmf_dask.cli.logs import json_line
 
     if console.log_format == "json":
-        line = json_line("error", "error", message, exit_code=code, kind=kind)
+        more = {"traceback": trace} if trace else {}
+        line = json_line("error", "error", message, **console.told(), exit_code=code, kind=kind, **more)
     else:
-        line = f"nmf-dask: error: {message}"
+        line = f"{trace}nmf-dask: error: {message}"
     click.echo(_without_credentials(line), err=True)
 
 
@@ -96,9 +130,3 @@ def _without_credentials(line: str) -> str:
     from nmf_dask.config import redact  # pydantic comes with it, which a typing error need not wait for
 
     return redact(line)
-
-
-def _print_traceback(error: BaseException) -> None:
-    import traceback
-
-    traceback.print_exception(error, file=sys.stderr)

@@ -45,11 +45,12 @@ def _plan(settings: Any) -> Any:
 
 def run(settings: Any, console: Console) -> None:
     """Fit, with a display on stderr, then print the topics on stdout."""
-    from nmf_dask.cli.display import display
     from nmf_dask.cli.results import print_fit
+    from nmf_dask.cli.watching import watched
     from nmf_dask.pipeline import fit
 
-    with display(settings.run.log_format, console.verbosity) as observer:
-        result = fit(settings, observer)
-        observer.inform(f"the model is in {result.uri}")
-    print_fit(result, settings.run.log_format)
+    with watched(settings.run, console) as observer:
+        result = fit(settings, observer, console.started)
+        unfinished = ", as the deadline left it" if result.run.get("stop_reason") == "deadline" else ""
+        observer.inform(f"the model is in {result.uri}{unfinished}")
+    print_fit(result, settings.run.log_format, console.seconds())

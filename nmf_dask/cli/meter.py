@@ -14,6 +14,7 @@ _UNITS = {
     "count": "partitions",
     "weigh": "partitions",
     "write": "partitions",
+    "transform": "partitions",
 }
 _ONE = {"passes": "pass", "partitions": "partition", "steps": "step"}
 
@@ -48,6 +49,13 @@ class Meter:
             self._done_before = row.iteration - 1
         self.before_last, self.last = self.last, row
         self.done = max(self.done, row.iteration)
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """The same for machines: {"partition": 12, "total": 64}; nothing where nothing is counted."""
+        if not self.done and self.total is None:
+            return {}
+        return {_ONE[self.unit]: self.done, "total": self.total}
 
     @property
     def unit(self) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FLAGS: dict[str, tuple[str, ...]] = {
     "corpus.input": ("--input",),
     "output.output": ("--output",),
+    "output.keep_runs": ("--keep-runs",),
     "corpus.text_column": ("--text-column",),
     "corpus.id_column": ("--id-column",),
     "corpus.keep": ("--keep",),
@@ -44,6 +45,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "cluster.tls_key": ("--tls-key",),
     "run.resume": ("--resume",),
     "run.log_format": ("--log-format",),
+    "run.deadline": ("--deadline",),
+    "run.deadline_action": ("--deadline-action",),
+    "run.metrics_port": ("--metrics-port",),
+    "run.performance_report": ("--performance-report",),
 }
 # Of other commands than fit.
 TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
@@ -66,6 +71,8 @@ _METAVARS = {
     "cluster.scheduler": "ADDRESS|FILE",
     "cluster.memory_limit": "SIZE",
     "cluster.workers_timeout": "SECONDS",
+    "run.deadline": "TIME",
+    "run.performance_report": "FILE",
     "cluster.tls_ca": "FILE",
     "cluster.tls_cert": "FILE",
     "cluster.tls_key": "FILE",

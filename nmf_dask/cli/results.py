@@ -42,21 +42,28 @@ def print_topics(model: TopicModel, n_terms: int, shape: str) -> None:
         write(lines_of(topics, _width()))
 
 
-def print_fit(result: FitResult, log_format: str) -> None:
-    """What a fit found: its topics, or for log format "json" one line of the run's numbers and the topics."""
+def print_fit(result: FitResult, log_format: str, seconds: float) -> None:
+    """What a fit found: its topics, or for log format "json" one line of the run's numbers and the topics.
+
+    `seconds` is how long the command took.
+    """
     from nmf_dask.model import TopicModel
 
     topics = TopicModel.load(result.uri).topics(10)
     if log_format != "json":
         write(lines_of(topics, _width()))
         return
-    told = ("n_documents", "n_features", "n_iter", "stop_reason", "reconstruction_err")
+    told = ("n_documents", "n_features", "n_iter", "stop_reason", "reconstruction_err", "workers_lost", "peak_memory",
+            "resumed_from")  # fmt: skip
     document = {
         "run_id": result.run_id,
+        "status": "nothing new" if result.finished_before else "done",
         "uri": redact(result.uri),
         "resumed": result.resumed,
         "finished_before": result.finished_before,
+        "converged": result.run.get("stop_reason") == "tol",
         **{key: result.run.get(key) for key in told},
+        "seconds": round(seconds, 3),
         "topics": _as_dicts(topics),
     }
     write(json_text(document) + "\n")
@@ -66,9 +73,11 @@ def print_transform(result: TransformResult, log_format: str) -> None:
     """What a transform did: some lines of numbers, or for log format "json" one line with the topics' shares."""
     told = result.told
     if log_format == "json":
-        kept = ("status", "model", "run_id", "n_documents", "n_empty_documents", "n_null_texts", "n_invalid_utf8",
-                "partitions_done", "partitions_resumed", "partitions_skipped", "files_new", "files_skipped", "seconds",
-                "topics")  # fmt: skip
+        kept = (
+            "run_id", "status", "model", "n_documents", "n_empty_documents", "n_null_texts", "n_invalid_utf8",
+            "workers_lost", "peak_memory", "partitions_done", "partitions_resumed", "partitions_skipped", "files_new",
+            "files_skipped", "seconds", "topics",
+        )  # fmt: skip
         write(json_text({"uri": redact(result.uri), **{key: told.get(key) for key in kept}}) + "\n")
         return
     made = told["partitions_done"] + told["partitions_resumed"]

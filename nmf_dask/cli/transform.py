@@ -19,6 +19,7 @@ KEYS = (
     "corpus.keep", "corpus.where", "corpus.format", "output.w_format",
     "cluster.scheduler", "cluster.workers", "cluster.threads_per_worker", "cluster.memory_limit",
     "cluster.workers_timeout", "cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key", "run.resume", "run.log_format",
+    "run.deadline", "run.metrics_port", "run.performance_report",
 )  # fmt: skip
 
 
@@ -65,11 +66,11 @@ def _refuse_settings_of_the_fit(assignments: tuple[str, ...]) -> None:
 
 def run(settings: Any, console: Console) -> None:
     """Transform, with a display on stderr, then print a summary on stdout."""
-    from nmf_dask.cli.display import display
     from nmf_dask.cli.results import print_transform
+    from nmf_dask.cli.watching import watched
     from nmf_dask.pipeline import transform
 
-    with display(settings.run.log_format, console.verbosity) as observer:
-        result = transform(settings, observer)
+    with watched(settings.run, console) as observer:
+        result = transform(settings, observer, console.started)
         observer.inform(f"W is in {result.uri}")
     print_transform(result, settings.run.log_format)

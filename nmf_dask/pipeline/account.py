@@ -115,6 +115,8 @@ def warn_of(observer: Observer, facts: Mapping[str, Any], empty: str) -> None:
 
 def failure(error: BaseException) -> str:
     """What a file that tells of a job says of its error, without credentials."""
+    if isinstance(error, KeyboardInterrupt):
+        return redact(str(error)) or "interrupted"
     known = isinstance(error, NmfDaskError)
     return redact(str(error) if known else f"{type(error).__name__}: {error}")
 

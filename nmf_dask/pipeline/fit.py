@@ -20,10 +20,13 @@ from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
+from nmf_dask.pipeline.deadline import Deadline
 from nmf_dask.pipeline.deaths import Patience, awaited
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
 from nmf_dask.pipeline.ingest import ingested
+from nmf_dask.pipeline.passes import Passes
 from nmf_dask.pipeline.planning import check_documents, check_memory, opened, planned_of, with_stop_words
+from nmf_dask.pipeline.retention import remove_old_runs
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -74,18 +77,19 @@ class FitResult:
     run: dict[str, Any] = field(repr=False)
 
 
-def fit(settings: Settings, observer: Observer | None = None) -> FitResult:
+def fit(settings: Settings, observer: Observer | None = None, since: float | None = None) -> FitResult:
     """Read the corpus that settings name, fit the model they describe, write the run under their output.
 
     A run that has finished is not run again; one that was interrupted goes on where its files end. Raises
     ConfigurationError, InputDataError and RetryableError, each with a message for the user; what was
-    committed before is never touched.
+    committed before is never touched. Before `run.deadline`, which counts from `since` (`time.perf_counter`; now),
+    DeadlineReached (a KeyboardInterrupt) is raised after a checkpoint, or the model is committed as it stands.
     """
     observer = observer or Observer()
     output = settings.output.output
     if output is None:
         raise ConfigurationError("no output: name the model folder by output.output")
-    started = time.perf_counter()
+    started = time.perf_counter() if since is None else since
     observer.stage("plan")
     settings = with_stop_words(settings)
     corpus = opened(settings)
@@ -103,9 +107,12 @@ def fit(settings: Settings, observer: Observer | None = None) -> FitResult:
 
 
 def _finished_before(run: RunFolder, observer: Observer) -> FitResult:
-    observer.inform(f"run {run.run_id} has finished before; nothing to do")
+    told = run.read_run()
+    observer.named(run.run_id, told.get("n_documents") or 0)
+    how = ", as its deadline left it" if told.get("stop_reason") == "deadline" else ""
+    observer.inform(f"run {run.run_id} has finished before{how}; nothing to do")
     run.commit()
-    return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
+    return FitResult(run.folder.uri, run.run_id, False, True, told)
 
 
 class Job:
@@ -130,19 +137,26 @@ class Job:
         self.stage = Stage(Folder(scratch) / run.run_id if scratch else run.work)
         self.checkpoints = Checkpoints(self.stage, lock)
         self.account = Account(settings, corpus, observer)
+        self.deadline = Deadline(settings.run, started)
         self.patience = Patience()
+        self.passes = Passes(
+            self.checkpoints, settings.run.checkpoint_every, self.deadline, self.patience, observer
+        )
         self.digests: dict[str, Digest] = {}  # of the files of results, by path within the run
 
     def done(self) -> FitResult:
         """Run the job, and commit it; run.json tells of a failure too."""
         from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
 
+        self.observer.named(self.run.run_id, self.corpus.n_rows)
+        self.observer.connecting(self.settings.cluster.scheduler)
         if self.settings.run.resume == "never":
             self.stage.folder.delete()
         self.run.begin()
         self.run.write_run(self.account.report("running"))
         try:
-            with connected(self.settings.cluster) as cluster:
+            report = self.settings.run.performance_report
+            with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
                 self._run(cluster)
         except BaseException as error:
             self._failed(error)
@@ -151,6 +165,7 @@ class Job:
         self.run.commit(len(self.corpus.partitions), self.digests)
         if self.settings.run.scratch:
             self.stage.folder.delete()
+        remove_old_runs(self.run, self.settings.output.keep_runs, self.lock, self.observer)
         resumed = self.account.resumed_from is not None
         return FitResult(self.run.folder.uri, self.run.run_id, resumed, False, self.run.read_run())
 
@@ -173,6 +188,7 @@ class Job:
             infos = self._blocks(cluster.tasks, vocabulary)
             problem = self._problem(cluster, vocabulary, infos)
             self._patiently(lambda: self._factors(cluster.tasks, vocabulary, problem))
+            self.deadline.met()
             peak_memory = cluster.peak_memory()
         finally:
             self.account.tell(workers_lost=cluster.lost())
@@ -208,6 +224,7 @@ class Job:
 
         with self.account.timed("ingest", len(names), raw.text_bytes):
             corpus = ingested(raw, self.stage.documents, names, tasks, advance)
+            self.observer.named(self.run.run_id, corpus.n_rows)
         check_documents(corpus, self.settings)
         if self.settings.cluster.scheduler is None:
             check_memory(planned_of(self.settings, corpus))
@@ -321,7 +338,8 @@ class Job:
         fitting = self._begun(tasks, problem)
         with self.checkpoints.kept(fitting):
             self._passes(fitting)
-            self._written(tasks, vocabulary, fitting)
+            with self.deadline.alarm(self.checkpoints.seconds_due(fitting)):
+                self._written(tasks, vocabulary, fitting)
 
     def _begun(self, tasks: Tasks, problem: Problem) -> Fitting:
         fitting = fitting_of(tasks, problem, self.stage.passes)
@@ -339,18 +357,9 @@ class Job:
 
     def _passes(self, fitting: Fitting) -> None:
         with self.account.timed("fit", fitting.problem.model.max_iter):
-            seen = len(fitting.state.rows)
-            while fitting.state.stop_reason is None:
-                self.patience.reached("fit", seen)
-                fitting.advance()
-                for row in fitting.state.rows[seen:]:
-                    self.observer.passed(row)
-                    self.observer.advance(row.iteration)
-                seen = len(fitting.state.rows)
-                if fitting.state.stop_reason is None:
-                    self.checkpoints.save(fitting, self.settings.run.checkpoint_every)
+            reason = self.passes.until_it_stops(fitting)
             fitting.finish()
-        rows, reason = fitting.state.rows, fitting.state.stop_reason
+        rows = fitting.state.rows
         self.account.tell(
             n_iter=len(rows), stop_reason=reason, reconstruction_err=rows[-1].reconstruction_err
         )

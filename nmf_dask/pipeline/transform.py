@@ -16,6 +16,7 @@ from nmf_dask.corpus import Corpus, Partition, no_document
 from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import basis_of, failure, warn_of
+from nmf_dask.pipeline.deadline import Deadline
 from nmf_dask.pipeline.deaths import awaited
 from nmf_dask.pipeline.ingest import ingested
 from nmf_dask.pipeline.parts import (
@@ -47,19 +48,23 @@ class TransformResult:
     told: dict[str, Any] = field(repr=False)
 
 
-def transform(settings: Settings, observer: Observer | None = None) -> TransformResult:
+def transform(
+    settings: Settings, observer: Observer | None = None, since: float | None = None
+) -> TransformResult:
     """Write the W of the corpus that settings name, under the model they name, to their output.
 
     What is done is not done again: an output that has all of the input is left as it is, one that was interrupted goes
     on where its files end, and with `transform.new_only` files that came or changed are added. Raises
     ConfigurationError, InputDataError and RetryableError, each with a message for the user; what was committed before
-    is not touched.
+    is not touched. Before `run.deadline`, which counts from `since` (`time.perf_counter`; now), DeadlineReached (a
+    KeyboardInterrupt) is raised; parts that are made stay.
     """
     observer = observer or Observer()
-    started = time.perf_counter()
+    started = time.perf_counter() if since is None else since
     observer.stage("plan")
     ready = prepared(settings)
     if not ready.new and ready.output.is_finished():
+        observer.named(ready.basis["run_id"], 0)
         observer.inform("nothing new; nothing to do")
         return TransformResult(ready.output.folder.uri, _told(ready, [], started, "nothing new"))
     if settings.cluster.scheduler is None and ready.corpus is not None:
@@ -104,6 +109,7 @@ class _Job:
         self.contents = ready.contents or Contents(ready.basis)
         self.facts: dict[str, Any] = {}
         self._finished = False  # whether W/ holds what was committed, and nothing else, when the job began
+        self.deadline = Deadline(settings.run, started)
 
     def done(self) -> TransformResult:
         """Make the parts that are due and commit; transform.json tells of a failure too."""
@@ -112,9 +118,12 @@ class _Job:
         made: list[Made] = []
         if self.ready.corpus is not None and self.ready.corpus.n_rows:
             self._finished = self.output.is_finished()
+            self.observer.named(self.ready.basis["run_id"], self.ready.corpus.n_rows)
+            self.observer.connecting(self.settings.cluster.scheduler)
             self.output.begin(fresh=self.settings.run.resume == "never")
             try:
-                with connected(self.settings.cluster) as cluster:
+                report = self.settings.run.performance_report
+                with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
                     made = self._run(cluster, self.ready.corpus)
             except BaseException as error:
                 self._failed(error)
@@ -198,11 +207,13 @@ class _Job:
             if corpus.raw is not None:
                 corpus = self._ingested(cluster.tasks, corpus)
                 self.ready = replace(self.ready, corpus=corpus)
+                self.observer.named(self.ready.basis["run_id"], corpus.n_rows)
             due = list(self._due(corpus.partitions))
             self.observer.stage("transform", len(due))
             for low in range(0, len(due), WAVE):
                 made += self._wave(cluster.tasks, due[low : low + WAVE], len(made))
                 self.lock.check()
+            self.deadline.met()
             self.facts["peak_memory"] = cluster.peak_memory()
         finally:
             self.facts["workers_lost"] = cluster.lost()

@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from nmf_dask.config import CorpusSettings, Settings
-from nmf_dask.errors import InputDataError, RetryableError
+from nmf_dask.errors import InputDataError, NmfDaskError, RetryableError
 from nmf_dask.store.folder import Digest, Folder, MissingFileError, hash_of, sync
 from nmf_dask.store.lock import ModelLock, check_not_taken
 from nmf_dask.store.manifest import Manifest
@@ -155,6 +155,20 @@ class RunFolder:
         """Content of run.json; InputDataError where it is missing or damaged."""
         return (self.folder / "run.json").read_json()
 
+    @property
+    def _removing(self) -> Folder:
+        return self.folder / "_REMOVING"
+
+    def is_half_removed(self) -> bool:
+        """True where a removal was cut off."""
+        return self._removing.exists() and not self.is_committed()
+
+    def remove(self) -> None:
+        """Delete a committed run: its `_SUCCESS` first, so that nobody takes what is left of it for a run."""
+        self._removing.write_bytes(b"")
+        (self.folder / "_SUCCESS").delete()
+        self.folder.delete()
+
     def _refuse_committed(self) -> None:
         if self.is_committed():
             raise InputDataError(f"{self.folder} is committed and is not written to again")
@@ -289,6 +303,29 @@ class ModelFolder:
         if not written:
             raise InputDataError(self._nothing(others))
         return self.run(max(written)[1])
+
+    def remove_old(self, keep: int, failed: Callable[[RunFolder, NmfDaskError], None]) -> list[str]:
+        """Remove committed runs but the `keep` last ones and LATEST's; under the lock. Ids of those that are gone.
+
+        Runs that are not committed stay, but for those whose removal was cut off. `failed` hears of what cannot go.
+        """
+        latest = self.latest().run_id
+        dated = [(self._written(run), run) for run in self.runs() if run.is_committed()]
+        committed = sorted(dated, key=lambda one: (one[0], one[1].run_id))
+        old = [run for _, run in committed[:-keep] if run.run_id != latest]
+        gone = []
+        for run in [*(run for run in self.runs() if run.is_half_removed()), *old]:
+            try:
+                run.remove()
+            except NmfDaskError as error:
+                failed(run, error)
+            else:
+                gone.append(run.run_id)
+        return gone
+
+    def _written(self, run: RunFolder) -> str:
+        """When a run was written, just before its commit; the oldest of all where that cannot be known."""
+        return str(_told(run).get("written", ""))
 
     def _nothing(self, others: list[str]) -> str:
         if others:

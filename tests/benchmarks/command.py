@@ -167,7 +167,7 @@ def _seconds_to_first_task(given: argparse.Namespace) -> float:
         ) as child:
             assert child.stderr is not None
             for line in child.stderr:
-                if '"event": "stage", "stage": "count"' in line:
+                if '"event": "stage"' in line and '"stage": "count"' in line:
                     seconds = time.perf_counter() - started
                     child.terminate()
                     child.communicate()

@@ -64,12 +64,12 @@ def run_job(
     }
 
 
-def _connecting(cluster: Mapping[str, int], traffic: Traffic) -> Callable[[Any], Any]:
+def _connecting(cluster: Mapping[str, int], traffic: Traffic) -> Callable[..., Any]:
     """What takes the place of `nmf_dask.cluster.connected`: the same, listened to, or a pool."""
     from nmf_dask.cluster import connected
 
     @contextmanager
-    def listened(settings: Any) -> Iterator[Any]:
+    def listened(settings: Any, report: str | None = None) -> Iterator[Any]:
         if "pool" in cluster:
             from tests.benchmarks.pool import pool_cluster
 
@@ -77,7 +77,7 @@ def _connecting(cluster: Mapping[str, int], traffic: Traffic) -> Callable[[Any],
                 warm_up()
                 yield made
             return
-        with connected(settings) as made:
+        with connected(settings, report) as made:
             made.client.run(warm_up)
             if "workers" in cluster:
                 traffic.listen(made.client)
