@@ -2,7 +2,8 @@
 
     python -m tests.faulty_command one|many ARGUMENTS…
 
-The pass after the fifth can be made to take long (`slow_pass`): each of its visits of a strip takes ten minutes.
+The pass after the fifth can be made to take long (`slow_pass`): each of its visits of a strip takes as long as a file,
+which it makes, exists.
 """
 
 import json
@@ -34,7 +35,9 @@ visit, flag = Visit.__call__, {flag!r}
 def slow(*arguments, visit=visit):
     if os.path.exists(flag):
         open(flag + ".entered", "w").close()
-        time.sleep({seconds})
+        until = time.monotonic() + {seconds}
+        while os.path.exists(flag) and time.monotonic() < until:
+            time.sleep(0.05)
     return visit(*arguments)
 
 if visit.__name__ != "slow":  # a process of many parts preloads it more than once
@@ -54,11 +57,11 @@ def make_small(kind: str) -> None:
 
 
 def make_slow(flag: Path, kind: type[fitting.Fitting]) -> None:
-    """Have the pass after the fifth of such a fitting be slow."""
+    """Have the pass after the fifth of such a fitting be slow; once, for who takes the file away."""
     advance = kind.advance
 
     def advance_slowly(self: fitting.Fitting) -> None:
-        if len(self.state.rows) >= FAST_PASSES:
+        if len(self.state.rows) == FAST_PASSES:
             flag.touch()
         advance(self)
 

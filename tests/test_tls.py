@@ -9,27 +9,16 @@ from typing import Any
 import pytest
 
 from tests.dask_processes import dask_cluster
-from tests.small_corpora import generated_texts, run_command, write_corpus
-
-
-def openssl(*arguments: Any) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+from tests.small_corpora import ROOT, generated_texts, run_command, write_corpus
 
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory) -> Path:
-    """A folder with ca.pem, cert.pem and key.pem, and the key of another certificate, other.pem."""
+    """What deploy/local/certificates.sh makes, and the key of another certificate, other.pem."""
     folder: Path = tmp_path_factory.mktemp("tls")
-    new = ("req", "-newkey", "rsa:2048", "-nodes")
-    openssl(
-        *new, "-x509", "-days", 2, "-subj", "/CN=ca", "-keyout", folder / "ca.key", "-out", folder / "ca.pem"
-    )
-    openssl(*new, "-subj", "/CN=job", "-keyout", folder / "key.pem", "-out", folder / "job.csr")
-    openssl(
-        "x509", "-req", "-in", folder / "job.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key",
-        "-CAcreateserial", "-days", 2, "-out", folder / "cert.pem",
-    )  # fmt: skip
-    openssl("genrsa", "-out", folder / "other.pem", 2048)
+    subprocess.run([ROOT / "deploy/local/certificates.sh", folder, "2"], check=True, capture_output=True)
+    other = ["openssl", "genrsa", "-out", folder / "other.pem", "2048"]
+    subprocess.run(other, check=True, capture_output=True)
     return folder
 
 
