@@ -45,6 +45,7 @@ ReturnToService=2
 KillWait=15
 SlurmdParameters=config_overrides
 JobRequeue=1
+SchedulerParameters=sched_interval=2,bf_interval=2
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=8000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=8000
 PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
@@ -113,8 +114,8 @@ class Slurm:
     def control(self, *arguments: str) -> None:
         subprocess.run(["scontrol", *arguments], env=self.environment, check=True, timeout=60)
 
-    def cancel(self, job: str) -> None:
-        subprocess.run(["scancel", job], env=self.environment, check=True, timeout=60)
+    def cancel(self, *arguments: str) -> None:
+        subprocess.run(["scancel", *arguments], env=self.environment, check=True, timeout=60)
 
     def job(self, number: str) -> dict[str, str]:
         """What the controller says of a job: JobState, Restarts, ExitCode, StartTime, …"""

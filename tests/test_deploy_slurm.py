@@ -1,6 +1,7 @@
 """deploy/slurm on a real SLURM of two nodes: the files as they stand, with the lines changed that a user changes."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.deployed import copied
 from tests.faulty_command import FAST_PASSES, Driver, checkpoints, slow_pass
-from tests.slurm_processes import Slurm, slurm_processes
+from tests.slurm_processes import OVER, Slurm, slurm_processes
 from tests.small_corpora import generated_texts, wh_bytes, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,11 @@ class Submitted:
     def submit(self, slurm: Slurm, *options: str) -> str:
         return slurm.submit(self.script, *SMALL, f"--job-name={self.folder.name}", *options, **self.variables)
 
+    def log(self) -> str:
+        """What the driver said."""
+        [file] = self.folder.glob(f"{self.folder.name}-*.log")
+        return file.read_text()
+
     def logs(self) -> str:
         return "\n".join(file.read_text() for file in sorted(self.folder.glob("*.log")))
 
@@ -117,7 +123,7 @@ def test_a_job_on_two_nodes_and_two_that_fail_for_good(slurm, tmp_path, corpus):
         ended = slurm.ended(number)
         assert ended["code"] == code, submitted.logs()
         assert (ended["Restarts"], ended["JobState"]) == ("0", "FAILED" if code != "0" else "COMPLETED")
-        assert "Traceback" not in submitted.logs()
+        assert "Traceback" not in submitted.log()
     assert ended["NodeList"] == "n[1-2]"
     good = jobs["good"][0]
     assert (good.run / "_SUCCESS").exists()
@@ -157,9 +163,12 @@ def test_the_time_limit_is_a_checkpoint_and_the_job_goes_on_from_it(slurm, tmp_p
     assert_went_on(submitted, started_again(slurm, number), undisturbed)
 
 
-def test_a_job_that_an_operator_requeues_goes_on(slurm, tmp_path, corpus, undisturbed):
+def test_a_cancelled_job_stays_away_until_it_is_requeued(slurm, tmp_path, corpus, undisturbed):
     """SLURM ends workers and driver at once: nothing can be saved any more, and the last checkpoint holds."""
     submitted, number = slow_job(slurm, tmp_path, corpus, every=FAST_PASSES)
+    slurm.cancel(number)
+    ended = slurm.ended(number)
+    assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0")
     slurm.control("requeue", number)
     assert_went_on(submitted, started_again(slurm, number), undisturbed)
 
@@ -177,16 +186,46 @@ def test_a_lost_node_costs_its_workers_and_not_the_job(slurm, tmp_path, corpus, 
     assert wh_bytes(submitted.run) == undisturbed
 
 
-def test_one_of_two_jobs_of_a_name_waits_and_takes_over_what_was_cancelled(
+def test_one_of_two_jobs_of_a_name_waits_and_goes_on_from_where_the_other_stopped(
     slurm, tmp_path, corpus, undisturbed
 ):
-    first, one = slow_job(slurm, tmp_path, corpus, every=FAST_PASSES)
-    first.variables = {"PYTHON": sys.executable}
-    other = first.submit(slurm)
+    submitted, one = slow_job(slurm, tmp_path, corpus)
+    submitted.variables = {"PYTHON": sys.executable}  # no longer slow
+    other = submitted.submit(slurm)
     assert slurm.until(other, lambda job: job["Reason"] == "Dependency")["JobState"] == "PENDING"
-    slurm.cancel(one)
+    # As deploy/README.md says to stop with a checkpoint.
+    slurm.control("update", f"JobId={one}", "Requeue=0")
+    slurm.cancel("--batch", "--signal=TERM", one)
+    before = slurm.ended(one)
+    assert (before["JobState"], before["code"], before["Restarts"]) == ("FAILED", "75", "0")
+    assert checkpoints(submitted.model) == [LEFT]
     ended = slurm.ended(other)
-    before = slurm.job(one)
-    assert (before["JobState"], before["Restarts"]) == ("CANCELLED", "0")
     assert before["EndTime"] <= ended["StartTime"]
-    assert_went_on(first, ended, undisturbed)
+    assert_went_on(submitted, ended, undisturbed)
+
+
+def test_workers_by_dask_jobqueue(slurm, tmp_path, corpus):
+    submitted = Submitted(tmp_path, corpus)
+    script = tmp_path / "jobqueue.py"
+    worker = {"cores": 1, "processes": 1, "memory": "1GiB", "walltime": "00:10:00"}
+    script.write_text(
+        copied(
+            "slurm/jobqueue.py",
+            {
+                "WORKERS": "WORKERS = 2",
+                "WORKER": f"WORKER = {worker}",
+                "MORE": "MORE = {'log_directory': '.'}",
+            },
+        )
+    )
+    command = [sys.executable, "-W", "error", script, submitted.job_file]
+    done = subprocess.run(
+        command, env=slurm.environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 workers, 2 threads" in done.stderr
+    assert (submitted.run / "_SUCCESS").exists()
+    jobs = list(tmp_path.glob("slurm-*.out"))
+    assert len(jobs) == 2
+    for job in jobs:
+        slurm.until(job.stem.removeprefix("slurm-"), lambda told: told["JobState"] in OVER)

@@ -1,0 +1,28 @@
+"""The fit with workers that are SLURM jobs of their own, started and replaced by dask-jobqueue; needs `dask-jobqueue`.
+
+python jobqueue.py job.toml       on a login node, or in a small job: scheduler and driver run in this process
+"""
+
+import sys
+
+from dask_jobqueue import SLURMCluster
+
+from nmf_dask.cli import leave, main
+
+WORKERS = 8  # 1. how many
+WORKER = {"cores": 1, "processes": 1, "memory": "4GiB", "walltime": "04:00:00"}  # 2. what each may use
+MORE: dict[str, object] = {
+    "queue": None,
+    "account": None,
+}  # 3. partition, account, interface, job_extra_directives
+
+
+def fit(arguments: list[str]) -> int:
+    with SLURMCluster(**WORKER, **MORE) as cluster:
+        cluster.adapt(minimum_jobs=WORKERS, maximum_jobs=WORKERS)  # a job that ends is replaced
+        address = ["--scheduler", cluster.scheduler_address, "--workers", str(WORKERS)]
+        return main(["fit", *arguments, *address])
+
+
+if __name__ == "__main__":
+    leave(fit(sys.argv[1:]))
