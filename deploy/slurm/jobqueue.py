@@ -18,6 +18,7 @@ MORE: dict[str, object] = {
 
 
 def fit(arguments: list[str]) -> int:
+    """Run the job on workers of its own; its exit code."""
     with SLURMCluster(**WORKER, **MORE) as cluster:
         cluster.adapt(minimum_jobs=WORKERS, maximum_jobs=WORKERS)  # a job that ends is replaced
         address = ["--scheduler", cluster.scheduler_address, "--workers", str(WORKERS)]
