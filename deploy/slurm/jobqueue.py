@@ -11,10 +11,7 @@ from nmf_dask.cli import leave, main
 
 WORKERS = 8  # 1. how many
 WORKER = {"cores": 1, "processes": 1, "memory": "4GiB", "walltime": "04:00:00"}  # 2. what each may use
-MORE: dict[str, object] = {
-    "queue": None,
-    "account": None,
-}  # 3. partition, account, interface, job_extra_directives
+MORE: dict[str, object] = {"queue": None, "account": None}  # 3. partition, account, interface, …
 
 
 def fit(arguments: list[str]) -> int:
