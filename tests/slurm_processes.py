@@ -78,7 +78,7 @@ class Slurm:
         self._start("slurmctld", "-D", "-i")
         for node in NODES:
             self.start_node(node)
-        _until(lambda: self._said("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are idle")
+        _until(lambda: self.said("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are idle")
 
     def start_node(self, node: str) -> None:
         apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -98,7 +98,8 @@ class Slurm:
         self._processes.append(process)
         return process
 
-    def _said(self, *command: str) -> str:
+    def said(self, *command: str) -> str:
+        """What a command of SLURM prints."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         return done.stdout
 
@@ -119,7 +120,7 @@ class Slurm:
 
     def job(self, number: str) -> dict[str, str]:
         """What the controller says of a job: JobState, Restarts, ExitCode, StartTime, …"""
-        told = self._said("scontrol", "show", "job", "--oneliner", number)
+        told = self.said("scontrol", "show", "job", "--oneliner", number)
         return dict(re.findall(r"(\S+?)=(\S*)", told))
 
     def until(

@@ -1,6 +1,7 @@
 """deploy/slurm on a real SLURM of two nodes: the files as they stand, with the lines changed that a user changes."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -225,7 +226,9 @@ def test_workers_by_dask_jobqueue(slurm, tmp_path, corpus):
     assert done.returncode == 0, done.stderr
     assert "2 workers, 2 threads" in done.stderr
     assert (submitted.run / "_SUCCESS").exists()
-    jobs = list(tmp_path.glob("slurm-*.out"))
-    assert len(jobs) == 2
-    for job in jobs:
-        slurm.until(job.stem.removeprefix("slurm-"), lambda told: told["JobState"] in OVER)
+    workers = re.findall(
+        r"JobId=(\d+) JobName=dask-worker ", slurm.said("scontrol", "show", "job", "--oneliner")
+    )
+    assert len(workers) == 2
+    for worker_job in workers:
+        slurm.until(worker_job, lambda told: told["JobState"] in OVER)
