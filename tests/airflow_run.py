@@ -4,7 +4,7 @@ import json
 import sys
 from datetime import timedelta
 
-from airflow.dag_processing.dagbag import DagBag  # type: ignore[import-not-found]
+from airflow.dag_processing.dagbag import DagBag
 
 
 def main(folder: str, told: str) -> None:

@@ -26,16 +26,18 @@ def airflow(tmp_path_factory) -> dict[str, str]:
     """A Python with Airflow, and the environment for it, with a database."""
     if "CI" not in os.environ and not (CACHED / "done").exists():
         pytest.skip("Airflow is not installed; .ci/airflow does it")
-    python = subprocess.run([ROOT / ".ci" / "airflow"], capture_output=True, text=True, check=True).stdout.strip()
+    python = subprocess.run(
+        [ROOT / ".ci" / "airflow"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     home = tmp_path_factory.mktemp("airflow")
-    variables = environment(
-        AIRFLOW_HOME=str(home), AIRFLOW__CORE__LOAD_EXAMPLES="False", AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(home / "logs")
-    )
+    variables = environment(AIRFLOW_HOME=str(home), AIRFLOW__CORE__LOAD_EXAMPLES="False")
     subprocess.run([python, "-m", "airflow", "db", "migrate"], env=variables, check=True, capture_output=True)
     return {"python": python, **variables}
 
 
-def run(airflow: dict[str, str], folder: Path, corpus: str, failures: int = 0) -> tuple[dict[str, Any], list[str]]:
+def run(
+    airflow: dict[str, str], folder: Path, corpus: str, failures: int = 0
+) -> tuple[dict[str, Any], list[str]]:
     """What came of a run of the DAG, its three lines changed, and the arguments of each call of the command."""
     command, job, dags, calls = (folder / name for name in ("nmf-dask", "job.toml", "dags", "calls"))
     command.write_text(COMMAND.format(calls=calls, failures=failures, python=sys.executable))

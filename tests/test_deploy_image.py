@@ -23,8 +23,8 @@ test -z "$TMP" || mount --bind "$TMP" "$ROOT/tmp"
 mount -t proc proc "$ROOT/proc"
 mount --rbind /dev "$ROOT/dev"
 cd "$ROOT"
-exec chroot "$ROOT" setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
-    env -i "$@"
+exec chroot "$ROOT" setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all \
+    --inh-caps=-all env -i "$@"
 """
 
 
@@ -99,7 +99,7 @@ def test_the_demo_runs_in_the_image(image, tmp_path):
         took[tmp.name] = time.monotonic() - begun
         assert done.returncode == 0, done.stderr
         assert (tmp / "demo" / "model" / "LATEST").stat().st_uid == 10001
-    print(f"image built in {image.seconds:.0f} s; demo in it {took['warm']:.1f} s, without its kernels {took['cold']:.1f} s")
+    print(f"built in {image.seconds:.0f} s; demo {took['warm']:.1f} s, without kernels {took['cold']:.1f} s")
     assert took["warm"] < took["cold"]
     held = kernels(image.root / "opt" / "nmf-dask" / "kernels")
     assert len(held) > 40
@@ -119,10 +119,10 @@ def test_the_demo_runs_in_the_image(image, tmp_path):
 def test_what_a_container_may_do(image, tmp_path):
     tmp = tmp_path / "tmp"
     tmp.mkdir()
-    script = "id -u; id -g; touch /opt/nmf-dask/x || echo read-only; grep -h CapEff /proc/self/status; command -v pip wget curl"
+    script = "id -u; id -g; touch /opt/nmf-dask/x || echo read-only; grep -h CapEff /proc/self/status"
     done = image.run(tmp, "/bin/sh", "-c", script)
     lines = done.stdout.split()
-    assert lines[:5] == ["10001", "10001", "read-only", "CapEff:", "0000000000000000"], done
+    assert lines == ["10001", "10001", "read-only", "CapEff:", "0000000000000000"], done
     assert image.config["User"] == "10001:10001"
     # Without a place to write, too, the command starts; it is only slower.
     health = image.config["Healthcheck"]["Test"]

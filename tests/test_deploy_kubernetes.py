@@ -20,7 +20,9 @@ from tests.faulty_command import Driver, checkpoints
 from tests.kubernetes_pods import Pod, commands, documents, expanded, free_port, of_kind, quantity, until
 from tests.small_corpora import files_of, generated_texts, wh_bytes, write_corpus
 
-kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="kubernetes-validate is not installed"
+)
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 
 VERSIONS = ("1.31", "1.34", "1.37")  # the first that the CronJob is for, one between, the newest
@@ -109,7 +111,10 @@ def test_schemas_of_kubernetes(name, version):
         if found["kind"] != "DaskJob":
             check(found, version)
     for what, labels, spec in pod_specs(name):
-        check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": what, "labels": labels}, "spec": spec}, version)
+        check(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": what, "labels": labels}, "spec": spec},
+            version,
+        )
 
 
 def test_schema_of_the_operator(crd):
@@ -128,7 +133,11 @@ POD = ("spec", "jobTemplate", "spec", "template", "spec")
         ((*POD, "containers", 0, "securityContext", "readOnlyRootFileSystem"), True, "1.37"),
         ((*POD, "containers", 0, "env", 0, "valueFrom", "fieldref"), {"fieldPath": "status.podIP"}, "1.37"),
         (("spec", "jobTemplate", "spec", "completionmode"), "Indexed", "1.37"),
-        (("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0, "onExitCodes", "values"), ["2"], "1.37"),
+        (
+            ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0, "onExitCodes", "values"),
+            ["2"],
+            "1.37",
+        ),
         (("spec", "schedule"), None, "1.37"),
         (("kind",), "CornJob", "1.37"),
         (("apiVersion",), "batch/v1beta1", "1.37"),
@@ -251,7 +260,11 @@ def test_three_lines_to_change(name, tmp_path):
 
     text = (KUBERNETES / name).read_text("utf-8")
     marked = [line.split("#")[0].strip() for line in text.splitlines() if line.endswith("# <--")]
-    assert [re.split("[:=]", line)[0].strip() for line in marked] == ["input", "output", marked[2].split(":")[0]]
+    assert [re.split("[:=]", line)[0].strip() for line in marked] == [
+        "input",
+        "output",
+        marked[2].split(":")[0],
+    ]
     assert "registry.example.com/nmf-dask:" in marked[2]
     assert text.count("registry.example.com") == 1
     job_file = tmp_path / "job.toml"
@@ -295,7 +308,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 PASSES = 40
-MORE = f"""
+MORE = """
 [run]
 checkpoint_every = 5
 """
@@ -305,7 +318,8 @@ def write_job(folder: Path, name: str, corpus: object, model: object, more: str 
     """The job file of a manifest, its two lines changed as a user would, and made small."""
     text: str = of_kind(documents(name), "ConfigMap")["data"]["job.toml"]
     text = text.replace("s3://bucket/corpus", str(corpus)).replace("s3://bucket/model", str(model))
-    text = text.replace("n_components = 20", f'n_components = 5\nbeta_loss = "kullback-leibler"\ntol = 0.0\nmax_iter = {PASSES}')
+    small = f'n_components = 5\nbeta_loss = "kullback-leibler"\ntol = 0.0\nmax_iter = {PASSES}'
+    text = text.replace("n_components = 20", small)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.toml").write_text(text + more)
     return folder
@@ -411,7 +425,9 @@ def _run(model: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("more", "corpus_name", "code"), [("[modle]\nk = 5\n", "", 2), ("", "nowhere", 65)], ids=["configuration", "input"]
+    ("more", "corpus_name", "code"),
+    [("[modle]\nk = 5\n", "", 2), ("", "nowhere", 65)],
+    ids=["configuration", "input"],
 )
 def test_what_ends_the_indexed_job(tmp_path, corpus, job_of, more, corpus_name, code):
     write_job(tmp_path / "job", "cronjob.yaml", corpus / corpus_name, tmp_path / "m", more)
@@ -468,9 +484,13 @@ def test_the_dask_job(tmp_path, corpus, dask_job, empty_bucket):
         spec = found["spec"] if component == "job" else found["spec"]["template"]["spec"]
         pods.append(
             Pod(
-                spec["containers"][0], tmp_path / "job", path, secrets={"nmf-dask-s3": secret},
-                replaced={host: "127.0.0.1", "8786": port}, AWS_EC2_METADATA_DISABLED="true",
-            )  # fmt: skip
+                spec["containers"][0],
+                tmp_path / "job",
+                path,
+                secrets={"nmf-dask-s3": secret},
+                replaced={host: "127.0.0.1", "8786": port},
+                AWS_EC2_METADATA_DISABLED="true",
+            )
         )
         return pods[-1]
 

@@ -1,7 +1,7 @@
 """A DAG for Airflow 3: a fit every night, and its topics in the log.
 
-Copy it into the folder of DAGs and change the three lines marked <--. It needs no package but Airflow's own: the tasks call
-the command line, which may be installed anywhere on the worker. What becomes of a task goes by the exit code:
+Copy it into the folder of DAGs and change the three lines marked <--. It needs no package but Airflow's own: the tasks
+call the command line, which may be installed anywhere on the worker. What becomes of a task goes by the exit code:
 
   0       done. To run a finished job again does nothing, so a task that is cleared costs seconds.
   75      again, after a while, from the last checkpoint. So is what Airflow itself ends (SIGTERM).
@@ -31,7 +31,9 @@ with DAG(
         "append_env": True,  # of the worker, where the keys of the object store are
     },
 ):
-    fit = BashOperator(task_id="fit", bash_command=f"exec {COMMAND} fit {JOB} --output {MODEL} --log-format json")
+    fit = BashOperator(
+        task_id="fit", bash_command=f"exec {COMMAND} fit {JOB} --output {MODEL} --log-format json"
+    )
     topics = BashOperator(task_id="topics", bash_command=f"exec {COMMAND} topics {MODEL}")
     wrong = BashOperator(
         task_id="wrong",
