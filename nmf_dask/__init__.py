@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nmf_dask.model import TopicModel as TopicModel
     from nmf_dask.pipeline import fit as fit
     from nmf_dask.pipeline import transform as transform
+    from nmf_dask.pipeline import update as update
 
 # Imported at first use: the command line answers --version and --help without NumPy, Dask or Arrow.
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
     "transform": "nmf_dask.pipeline",
+    "update": "nmf_dask.pipeline",
 }
 
 __all__ = ["__version__", *_HOMES]

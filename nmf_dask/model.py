@@ -145,8 +145,10 @@ def _told(folder: RunFolder, run: dict[str, Any]) -> tuple[VectorizerSettings, M
         # As JSON, where a list stands for a tuple.
         vectorizer = VectorizerSettings.model_validate_json(json.dumps(config["vectorizer"]))
         model = ModelSettings.model_validate_json(json.dumps(config["model"]))
-        return vectorizer, model, int(run["n_documents"]), int(run["n_features"])
-    except (KeyError, TypeError, ValueError) as error:
+        # Frequencies are out of all documents; those of an update's own run are the ones that were new.
+        before = (run.get("updated_from") or {}).get("n_documents", 0)
+        return vectorizer, model, int(run["n_documents"]) + int(before), int(run["n_features"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         detail = " ".join(str(error).split())
         raise InputDataError(
             f"{folder.folder / 'run.json'} does not tell what a model needs ({detail}): it was changed, or "

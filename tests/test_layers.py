@@ -21,10 +21,17 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
     {"pipeline": set(), "report": set(), "demo": {"pipeline"}},
     {"cluster": {"distributed"}, "distributed": set()},
-    {"model": {"store"}, "evaluation": {"model"}, "staging": {"store"}, "store": set()},
+    {
+        "model": {"store"},
+        "comparison": {"model"},
+        "evaluation": {"model"},
+        "staging": {"store"},
+        "store": set(),
+    },
     {
         "in_memory": {"beginning", "factorization", "folding", "schedule"},
         "beginning": {"factorization", "schedule"},
+        "continuation": {"factorization", "vocabulary"},
         "folding": {"schedule", "vocabulary"},
         "factorization": {"schedule"},
         "schedule": set(),

@@ -55,7 +55,11 @@ TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
     "transform.model": ("--model",),
     "transform.new_only": ("--new-only",),
 }
-ALL_FLAGS = FLAGS | TRANSFORM_FLAGS
+UPDATE_FLAGS: dict[str, tuple[str, ...]] = {
+    "update.base": ("--model",),
+    "update.history": ("--history",),
+}
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | UPDATE_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
@@ -64,6 +68,8 @@ _METAVARS = {
     "corpus.where": "CONDITION",
     "output.output": "URI",
     "transform.model": "URI",
+    "update.base": "URI",
+    "update.history": "keep|discount=SHARE|forget|reread",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",
