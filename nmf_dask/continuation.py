@@ -25,6 +25,7 @@ Floats = NDArray[np.float32]
 # Of what the documents ask for. Multiplicative updates scale a weight by a few powers of ten in some passes, but
 # bring none back from nothing.
 LEAST_SHARE = 1e-3
+SOLVING_SWEEPS = 20  # of H alone, by the sums of one visit: they cost no data
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,9 @@ class Begin:
     revives: bool  # whether all columns get a little of what the documents ask for
 
     def __call__(self, earlier: Earlier, sums: Sums) -> tuple[Outcome, Sums | None]:
-        # A multiplicative update from equal weights: positive wherever some document asks for it.
         weights = np.maximum(sums.WtW.sum(axis=1), np.finfo(np.float32).tiny)
-        asked = (sums.XtW / weights).astype(np.float32)
+        near = Frobenius().factor((sums.XtW / weights).astype(np.float32))
+        asked = Frobenius(solver="cd").update(near, sums, SOLVING_SWEEPS).HT
         least = LEAST_SHARE * np.maximum(asked, LEAST_SHARE * asked.mean(axis=1, keepdims=True))
         least[:, np.diag(sums.WtW) <= 0] = 0  # topics of no document, and the padding
         HT = np.maximum(earlier.HT, least) if self.revives else earlier.HT.copy()
