@@ -164,11 +164,18 @@ class Begin:
     revives: bool  # whether all columns get a little of what the documents ask for
 
     def __call__(self, earlier: Earlier, sums: Sums) -> tuple[Outcome, Sums | None]:
-        weights = np.maximum(sums.WtW.sum(axis=1), np.finfo(np.float32).tiny)
-        near = Frobenius().factor((sums.XtW / weights).astype(np.float32))
-        asked = Frobenius(solver="cd").update(near, sums, SOLVING_SWEEPS).HT
+        strength = np.diag(sums.WtW)
+        held_by_none = strength <= 1e-12 * strength.max()  # topics of no document, and the padding
+        S, B = sums.WtW.copy(), sums.XtW.copy()
+        S[held_by_none], S[:, held_by_none], B[:, held_by_none] = 0, 0, 0
+        near = (B / np.maximum(S.sum(axis=1), np.finfo(np.float32).tiny)).astype(np.float32)
+        asked = (
+            Frobenius(solver="cd")
+            .update(Frobenius().factor(near), replace(sums, XtW=B, WtW=S), SOLVING_SWEEPS)
+            .HT
+        )
         least = LEAST_SHARE * np.maximum(asked, LEAST_SHARE * asked.mean(axis=1, keepdims=True))
-        least[:, np.diag(sums.WtW) <= 0] = 0  # topics of no document, and the padding
+        least[:, held_by_none] = 0
         HT = np.maximum(earlier.HT, least) if self.revives else earlier.HT.copy()
         held = earlier.new & asked.any(axis=1)
         HT[held] = np.maximum(asked[held], least[held])
