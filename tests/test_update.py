@@ -457,3 +457,22 @@ def kept_files(uri: str) -> dict[str, bytes]:
         for name, content in files_of(Path(uri)).items()
         if name.split("/")[0] in ("W", "H", "history")
     }
+
+
+def test_nights_of_json_lines(tmp_path):
+    """Files whose documents are known only when they are read: counted then, however few, and taken in once."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+
+    def write(number: int, texts: list[str]) -> None:
+        lines = (json.dumps({"doc_id": f"n{number}-{i}", "text": text}) for i, text in enumerate(texts))
+        (corpus / f"night-{number}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    write(0, TEXTS[:N_OLD])
+    fit(settings_of(corpus, tmp_path / "m"))
+    write(1, TEXTS[N_OLD : N_OLD + 3])
+    result = update(job(corpus, tmp_path / "m"))
+    assert result.run["n_documents"] == 3
+    assert result.run["updated_from"]["n_documents"] == N_OLD
+    assert w_table_of(result.uri)["doc_id"].to_pylist() == ["n1-0", "n1-1", "n1-2"]
+    assert update(job(corpus, tmp_path / "m")).run_id == result.run_id
