@@ -1,0 +1,41 @@
+"""scikit-learn's own tests of NMF, run with `nmf_dask.NMF` in its place; docs/estimators.md tells of the others."""
+
+from __future__ import annotations
+
+import pytest
+from sklearn.decomposition import MiniBatchNMF
+
+import nmf_dask
+from tests.scikit_learn_tests import with_ours
+
+THEIRS = with_ours("sklearn.decomposition.tests.test_nmf", {"NMF": nmf_dask.NMF}, [MiniBatchNMF])
+# Compares the class with a function of scikit-learn's, its transform too: ours goes on to the minimum.
+OTHER = "test_non_negative_factorization_consistency"
+# No test of a class, or of MiniBatchNMF alone.
+ABSENT = (
+    "_minibatch",
+    "_mbnmf",
+    "_initialize_",
+    "_beta_divergence",
+    "_special_sparse_dot",
+    "_underflow",
+    "_decreasing",
+)
+ABSENT += (
+    "_non_negative_factorization_",
+    "_negative_beta_loss",
+    "_multiplicative_update_sparse",
+    "_no_h_update",
+)
+ABSENT += ("_w_h_not_used_warning",)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # as scikit-learn runs them
+globals().update(
+    {name: test for name, test in THEIRS.items() if name != OTHER and not any(a in name for a in ABSENT)}
+)
+
+
+def test_all_that_the_interface_shares_are_run() -> None:
+    """A test that scikit-learn renames or adds is met here: it is run, or it is named above."""
+    run = {name for name in globals() if name.startswith("test_")} & THEIRS.keys()
+    assert len(run) == 19, sorted(run)
