@@ -19,8 +19,8 @@ PACKAGE = ROOT / "nmf_dask"
 # From the top down; with each module or package, those beside it that it may import.
 LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
-    {"pipeline": set(), "report": set(), "demo": {"pipeline"}, "estimators": {"pipeline"}},
-    {"cluster": {"distributed"}, "distributed": set()},
+    {"pipeline": set(), "report": set(), "demo": {"pipeline"}, "estimators": set()},
+    {"cluster": {"distributed"}, "distributed": set(), "dask_rows": {"distributed"}},
     {
         "model": {"store"},
         "comparison": {"model"},
@@ -54,8 +54,8 @@ HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 # Who may import a library that costs something: time at the start, a place to run, a choice shared by all.
 HOMES = {
-    "dask": {"cluster", "distributed"},
-    "distributed": {"cluster", "distributed"},
+    "dask": {"cluster", "distributed", "dask_rows"},
+    "distributed": {"cluster", "distributed", "dask_rows"},
     "numba": {"kernels", "text"},
     "pydantic": {"config", "allowed", "jobfile"},
     "pydantic_core": {"config", "allowed", "jobfile"},

@@ -282,7 +282,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if k == "auto" and self.init == "custom":
             given = [np.shape(A)[side] for A, side in ((H, 0), (W, 1)) if A is not None and np.ndim(A) == 2]
             k = given[0] if given else k
-        self._n_components = shape[1] if k in ("auto", None) else int(k)  # type: ignore[arg-type]
+        self._n_components = shape[1] if k in ("auto", None) else int(k)
         return self._n_components
 
     def _check_loss(self, known: dict[float, str] | None) -> None:

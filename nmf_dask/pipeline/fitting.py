@@ -23,7 +23,14 @@ from nmf_dask.initialization import start
 from nmf_dask.kernels.matrices import on_cache_line, read_only
 from nmf_dask.kernels.objective import Factor, Sums
 from nmf_dask.observer import Pass
-from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, is_plain, strip_count
+from nmf_dask.schedule import (
+    SAMPLE_NONZEROS,
+    SAMPLE_PASSES,
+    START_SWEEPS,
+    fits_one_task,
+    is_plain,
+    strip_count,
+)
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, StageDamaged, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks, let_go
@@ -33,7 +40,6 @@ if TYPE_CHECKING:
 
 Weights = NDArray[np.float32]
 
-SAMPLE_PASSES = 8
 TURN_SECONDS = 1.0  # of a task that does several passes, so that someone who waits hears of them
 
 _KEPT = ("iteration", "momentum", "reseeded", "stop_reason")  # of a FitState, beside its rows and its outcome
