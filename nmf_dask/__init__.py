@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nmf_dask.config import Settings as Settings
     from nmf_dask.config import VectorizerSettings as VectorizerSettings
     from nmf_dask.estimators.nmf import NMF as NMF
+    from nmf_dask.estimators.tfidf import HashedTfidf as HashedTfidf
     from nmf_dask.jobfile import load_settings as load_settings
     from nmf_dask.kernels.divergence import beta_divergence as beta_divergence
     from nmf_dask.kernels.divergence import frobenius_norm as frobenius_norm
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ClusterSettings": "nmf_dask.config",
     "CorpusSettings": "nmf_dask.config",
+    "HashedTfidf": "nmf_dask.estimators.tfidf",
     "ModelSettings": "nmf_dask.config",
     "NMF": "nmf_dask.estimators.nmf",
     "OutputSettings": "nmf_dask.config",

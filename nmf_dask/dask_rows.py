@@ -62,6 +62,7 @@ def delayed_parts(X: Any) -> list[Any]:
 def each_part(function: Callable[..., Any], parts: Sequence[Any], *shared: Any) -> list[Any]:
     """`function(part, number, *shared)` of each, as Delayed."""
     lazily = dask.delayed(function, pure=False)
+    shared = tuple(dask.delayed(one, traverse=False) for one in shared)  # once for all
     return [lazily(part, number, *shared) for number, part in enumerate(parts)]
 
 

@@ -1,9 +1,10 @@
-"""scikit-learn's own tests of NMF, run with `nmf_dask.NMF` in its place; docs/estimators.md tells of the others."""
+"""scikit-learn's own tests, with our classes in the place of theirs; docs/estimators.md tells of those left out."""
 
 from __future__ import annotations
 
 import pytest
 from sklearn.decomposition import MiniBatchNMF
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 import nmf_dask
 from tests.scikit_learn_tests import with_ours
@@ -39,3 +40,15 @@ def test_all_that_the_interface_shares_are_run() -> None:
     """A test that scikit-learn renames or adds is met here: it is run, or it is named above."""
     run = {name for name in globals() if name.startswith("test_")} & THEIRS.keys()
     assert len(run) == 19, sorted(run)
+
+
+# Of the tests of HashingVectorizer, those that ask for nothing that HashedTfidf has not.
+TEXT = with_ours(
+    "sklearn.feature_extraction.tests.test_text",
+    {"HashingVectorizer": nmf_dask.HashedTfidf},
+    [CountVectorizer, TfidfVectorizer],
+)
+test_vectorizer_string_object_as_input = TEXT["test_vectorizer_string_object_as_input"]
+test_vectorizers_invalid_ngram_range = TEXT["test_vectorizers_invalid_ngram_range"]
+test_hashingvectorizer_nan_in_docs = TEXT["test_hashingvectorizer_nan_in_docs"]
+test_vectorizers_do_not_have_set_output = TEXT["test_vectorizers_do_not_have_set_output"]
