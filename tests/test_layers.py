@@ -22,7 +22,8 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"pipeline": set(), "report": set(), "demo": {"pipeline"}, "estimators": set()},
     {"cluster": {"distributed"}, "distributed": set(), "dask_rows": {"distributed"}},
     {
-        "model": {"store"},
+        "model": {"store", "exports"},
+        "exports": {"model", "store"},
         "comparison": {"model"},
         "evaluation": {"model"},
         "staging": {"store"},

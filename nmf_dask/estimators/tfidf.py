@@ -25,7 +25,7 @@ SLICE_ROWS = 1 << 14
 """Documents that a thread counts at a time."""
 
 
-class HashedTfidf(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc]
+class HashedTfidf(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[misc, call-arg]
     """TF-IDF of hashed terms, with the parameters of `sklearn.feature_extraction.text.TfidfVectorizer`.
 
     Where no two terms share a bucket, the columns hold what `TfidfVectorizer` gives; always, what `HashingVectorizer(
