@@ -68,12 +68,13 @@ class Dense:
 
     def XHt(self, H: Array) -> Array:
         """X Hᵀ (n, k)."""
-        return np.concatenate([X @ H.T for X in self.blocks])
+        # From the left: three quarters of the time of X @ H.T where X is long, and of Xᵀ W half.
+        return np.ascontiguousarray(np.concatenate([H @ X.T for X in self.blocks], axis=1).T)
 
     def XtW(self, W: Array) -> Array:
         """Xᵀ W (m, k)."""
-        total: Array = sum(X.T @ rows for X, rows in self.rows(W))  # type: ignore[assignment]
-        return np.ascontiguousarray(total)
+        total: Array = sum(rows.T @ X for X, rows in self.rows(W))  # type: ignore[assignment]
+        return np.ascontiguousarray(total.T)
 
     def divergence(self, W: Array, H: Array) -> float:
         """The beta-divergence of X and W H, as scikit-learn's `_beta_divergence` has it."""
