@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.blocks import Blocks
-from nmf_dask.factorization import START_SWEEPS, Fit, FitState, FoldIn, Outcome, Visit
+from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, Visit
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.objective import Frobenius, Objective, Sums
+from nmf_dask.schedule import START_SWEEPS
 from nmf_dask.vocabulary import Vocabulary
 
 Floats = NDArray[np.float32]

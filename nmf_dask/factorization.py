@@ -99,8 +99,6 @@ class Ended(NamedTuple):
     reconstruction_err: float
 
 
-# Of W, from equal weights, under an H that is good.
-START_SWEEPS = {"mu": 20, "cd": 5}
 MOST_RESEEDS = 3
 RESET = 1e-3  # the sweeps scale it to the rows at once; zero is the one value that they cannot scale
 

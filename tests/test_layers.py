@@ -32,7 +32,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {
         "in_memory": {"beginning", "factorization", "folding", "schedule"},
         "beginning": {"factorization", "schedule"},
-        "continuation": {"factorization", "vocabulary"},
+        "continuation": {"factorization", "schedule", "vocabulary"},
         "folding": {"schedule", "vocabulary"},
         "factorization": {"schedule"},
         "schedule": set(),

@@ -18,7 +18,7 @@ from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
 from nmf_dask.continuation import Earlier, arrays_of, go_on, going_on, sums_of
-from nmf_dask.factorization import START_SWEEPS, Fit, FitState, FoldIn, Outcome, factor_of
+from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
 from nmf_dask.kernels.matrices import on_cache_line, read_only
 from nmf_dask.kernels.objective import Factor, Sums
