@@ -30,6 +30,7 @@ NAMED_BYTES = 64  # a bucket of the merged table, with its name
 # allocator keeps of earlier stages beneath them (26 copies seen).
 START_COPIES = 32
 INGEST_BYTES = 64 * MIB  # a block as it is read, decoded and filtered, and the row group that is written
+KEPT_COPIES = 4  # of what a run keeps for an update: sums, rescaled, as a table, and as its file's pages
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
 
 
@@ -106,7 +107,9 @@ def expected_memory(
             * threads
         )
         sums = max(threads, FAN_IN) * 2 * H
-    worker = BARE_WORKER_BYTES + max(counting, threads * partition_bytes + W + sums + 4 * H + start)
+    worker = BARE_WORKER_BYTES + max(
+        counting, threads * partition_bytes + W + sums + (4 + KEPT_COPIES) * H + start
+    )
     tables = 6 * H + sizes.n_features * 200
     return Memory((worker if in_process else DRIVER_BYTES) + tables, worker + in_process * tables)
 
