@@ -443,6 +443,36 @@ class TransformSettings(Section):
     )
 
 
+class EvaluateSettings(Section):
+    """How good the topics of a model are; read by `nmf-dask evaluate` alone."""
+
+    model: Name | None = Field(
+        None,
+        description="the model folder, or one run in it: a path or URI",
+        examples=["s3://bucket/model"],
+    )
+    output: Name | None = Field(
+        None,
+        description="file for the result beside stdout: .json (all of it) or .parquet (one row a topic)",
+        examples=["evaluation.parquet"],
+    )
+    n_top_terms: Annotated[int, Field(ge=2)] = Field(10, description="terms a topic that are judged")
+    window: PositiveInt | Literal["auto"] = Field(
+        "auto", description='words of a sliding window; "auto": gensim\'s, 10 for NPMI and C_uci, 110 for C_v'
+    )
+    held_out: bool = Field(
+        True, description="also fold in half of each document, for the loss of the other half"
+    )
+    label_column: Name | None = Field(
+        None, description="column of labels to compare topics with; none: nothing", examples=["label"]
+    )
+    compare: Name | None = Field(
+        None,
+        description="another model, or run, whose topics are matched with these: a path or URI; none: nothing",
+        examples=["model/runs/0123456789abcdef"],
+    )
+
+
 class Settings(Section):
     """One job. A section may be given as a plain dict: ``Settings(model={"n_components": 5})``."""
 
@@ -453,6 +483,7 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
     transform: TransformSettings = TransformSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
 
     @model_validator(mode="after")
     def _terms_for_every_topic(self) -> Settings:

@@ -55,7 +55,15 @@ TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
     "transform.model": ("--model",),
     "transform.new_only": ("--new-only",),
 }
-ALL_FLAGS = FLAGS | TRANSFORM_FLAGS
+EVALUATE_FLAGS: dict[str, tuple[str, ...]] = {
+    "evaluate.model": ("--model",),
+    "evaluate.output": ("--output",),
+    "evaluate.n_top_terms": ("-n", "--n-top-terms"),
+    "evaluate.window": ("--window",),
+    "evaluate.label_column": ("--label-column",),
+    "evaluate.compare": ("--compare",),
+}
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | EVALUATE_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
@@ -64,6 +72,10 @@ _METAVARS = {
     "corpus.where": "CONDITION",
     "output.output": "URI",
     "transform.model": "URI",
+    "evaluate.model": "URI",
+    "evaluate.output": "FILE",
+    "evaluate.window": "WORDS",
+    "evaluate.compare": "MODEL",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",
@@ -179,7 +191,7 @@ def resolved_of(
     return resolve(given, required)
 
 
-def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def job_options(command: Callable[..., Any], positional: str = "[JOB.toml]") -> Callable[..., Any]:
     """Add what commands that run a job have beside the flags of settings: what `carry_out` takes."""
     for add in (
         verbosity_options,
@@ -192,10 +204,30 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SECTION.KEY=VALUE",
             help="any setting of the job file; may be repeated",
         ),
-        click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path()),
+        click.argument("job_files", metavar=positional, nargs=-1, type=click.Path()),
     ):
         command = add(command)
     return command
+
+
+def refuse_settings_of_the_fit(assignments: tuple[str, ...]) -> None:
+    """To take them and not to use them would be a false promise; a job file may hold those of its fit."""
+    for assignment in assignments:
+        if assignment.strip().startswith(("vectorizer.", "model.")):
+            raise click.UsageError(
+                f"--set {assignment}: these settings are taken from the model; fit another one to change them"
+            )
+
+
+def with_model(given: dict[str, Any], key: str) -> dict[str, Any]:
+    """Parsed arguments, with the one that stands alone and is no job file as the model, under the flag of `key`."""
+    alone = [one for one in given["job_files"] if not one.endswith(".toml")]
+    name = _parameter(key)
+    if len(alone) > 1 or (alone and given[name] is not None):
+        several = ", ".join([*alone, *filter(None, [given[name]])][:3])
+        raise click.UsageError(f"one model is asked for, and several are given: {several}")
+    files = tuple(one for one in given["job_files"] if one.endswith(".toml"))
+    return {**given, "job_files": files, name: alone[0] if alone else given[name]}
 
 
 def carry_out(

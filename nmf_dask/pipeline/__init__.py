@@ -1,17 +1,22 @@
 """Jobs from end to end: settings in, a committed run or output out."""
 
+from nmf_dask.pipeline.evaluate import EvaluatePlan, EvaluateResult, evaluate, plan_evaluate
 from nmf_dask.pipeline.fit import FitResult, fit
 from nmf_dask.pipeline.planning import Plan, plan
 from nmf_dask.pipeline.transform import TransformResult, transform
 from nmf_dask.pipeline.transform_plan import TransformPlan, plan_transform
 
 __all__ = [
+    "EvaluatePlan",
+    "EvaluateResult",
     "FitResult",
     "Plan",
     "TransformPlan",
     "TransformResult",
+    "evaluate",
     "fit",
     "plan",
+    "plan_evaluate",
     "plan_transform",
     "transform",
 ]

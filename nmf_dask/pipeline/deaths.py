@@ -33,6 +33,7 @@ REMEDIES = {
     "fit": _LOWER_ALL,
     "write": _LOWER,
     "transform": _LOWER,
+    "evaluate": _LOWER,
 }
 _STAGES = tuple(REMEDIES)
 
