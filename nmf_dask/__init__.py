@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nmf_dask.model import TopicModel as TopicModel
     from nmf_dask.pipeline import evaluate as evaluate
     from nmf_dask.pipeline import fit as fit
+    from nmf_dask.pipeline import select as select
     from nmf_dask.pipeline import transform as transform
 
 # Imported at first use: the command line answers --version and --help without NumPy, Dask or Arrow.
@@ -37,6 +38,7 @@ _HOMES = {
     "frobenius_norm": "nmf_dask.kernels.divergence",
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
+    "select": "nmf_dask.pipeline",
     "transform": "nmf_dask.pipeline",
 }
 

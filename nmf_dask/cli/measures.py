@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nmf_dask.cli.logs import json_text
 from nmf_dask.cli.results import write
+from nmf_dask.config import redact
+
+if TYPE_CHECKING:
+    from nmf_dask.pipeline import SelectResult
 
 _NAMES = {"c_npmi": "NPMI", "c_v": "C_v", "c_uci": "C_uci", "u_mass": "U_mass", "nmi": "NMI"}
 # Of a topic's columns, those that are numbers of it; and the width that a line of text gives them.
@@ -23,6 +27,28 @@ def print_evaluation(told: Mapping[str, Any], shape: str) -> None:
         write(_csv(told))
     else:
         write("".join(f"{line}\n" for line in lines_of(told)))
+
+
+def print_selection(result: SelectResult, log_format: str) -> None:
+    """The candidates and the recommendation, or for log format "json" one line of both."""
+    candidates = result.told["candidates"]
+    if log_format == "json":
+        kept = {"uri": redact(result.uri), "recommended": result.n_components, "reason": result.reason}
+        rest = {"finished_before": result.finished_before, "candidates": candidates}
+        write(json_text(kept | rest) + "\n")
+        return
+    shown = (
+        "stability_least", "stability_mean", "loss", "held_out_loss", "c_npmi", "c_v", "n_iter", "seconds"
+    )  # fmt: skip
+    names = [{"n_iter": "passes", "stability_least": "least stable"}.get(one, name_of(one)) for one in shown]
+    lines = ["  ".join([f"{'k':>5}", *(f"{name:>14}" for name in names)])]
+    for one in candidates:
+        mark = "*" if one["recommended"] else " "
+        lines.append(
+            "  ".join([f"{mark}{one['n_components']:>4}", *(f"{_number(one[name]):>14}" for name in shown)])
+        )
+    lines += ["", f"{result.n_components} topics: {result.reason}"]
+    write("".join(f"{line}\n" for line in lines))
 
 
 def lines_of(told: Mapping[str, Any]) -> list[str]:

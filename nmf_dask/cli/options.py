@@ -63,7 +63,14 @@ EVALUATE_FLAGS: dict[str, tuple[str, ...]] = {
     "evaluate.label_column": ("--label-column",),
     "evaluate.compare": ("--compare",),
 }
-ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | EVALUATE_FLAGS
+SELECT_FLAGS: dict[str, tuple[str, ...]] = {
+    "select.n_components": ("-k", "--n-components"),
+    "select.fits": ("--fits",),
+    "select.share": ("--share",),
+    "select.stability": ("--stability",),
+    "select.commit": ("--commit",),
+}
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | EVALUATE_FLAGS | SELECT_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
@@ -76,6 +83,7 @@ _METAVARS = {
     "evaluate.output": "FILE",
     "evaluate.window": "WORDS",
     "evaluate.compare": "MODEL",
+    "select.n_components": "K,K,…|FROM:TO:STEP",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",

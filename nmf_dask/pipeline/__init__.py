@@ -3,6 +3,7 @@
 from nmf_dask.pipeline.evaluate import EvaluatePlan, EvaluateResult, evaluate, plan_evaluate
 from nmf_dask.pipeline.fit import FitResult, fit
 from nmf_dask.pipeline.planning import Plan, plan
+from nmf_dask.pipeline.select import SelectPlan, SelectResult, plan_select, select
 from nmf_dask.pipeline.transform import TransformResult, transform
 from nmf_dask.pipeline.transform_plan import TransformPlan, plan_transform
 
@@ -11,12 +12,16 @@ __all__ = [
     "EvaluateResult",
     "FitResult",
     "Plan",
+    "SelectPlan",
+    "SelectResult",
     "TransformPlan",
     "TransformResult",
     "evaluate",
     "fit",
     "plan",
     "plan_evaluate",
+    "plan_select",
     "plan_transform",
+    "select",
     "transform",
 ]

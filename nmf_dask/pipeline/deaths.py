@@ -34,6 +34,7 @@ REMEDIES = {
     "write": _LOWER,
     "transform": _LOWER,
     "evaluate": _LOWER,
+    "perturb": _LOWER_ALL,
 }
 _STAGES = tuple(REMEDIES)
 

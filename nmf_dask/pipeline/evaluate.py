@@ -68,9 +68,12 @@ class EvidenceTasks:
     n_top_terms: int
     sizes: tuple[int, ...]
     held_out: bool
+    top: TopTerms | None = None  # in place of a model's
 
     def subject(self) -> Subject:
         """A task: what the others need of the model, read from its run's folder."""
+        if self.top is not None:
+            return Subject(self.top, None)
         model = TopicModel.load(self.model)
         folds = self.held_out or self.label_column is not None
         return Subject(top_terms(model, self.n_top_terms), model.folding() if folds else None)
