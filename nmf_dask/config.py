@@ -506,7 +506,7 @@ class SelectSettings(Section):
         0.5, description="rows of a fit, drawn with replacement: a share of all"
     )
     stability: Annotated[float, Field(ge=-1.0, le=1.0)] = Field(
-        0.8, description="silhouette that each topic must reach for its k to count as stable"
+        0.5, description="silhouette that each topic must reach for its k to count as stable"
     )
     commit: bool = Field(
         False,

@@ -123,41 +123,43 @@ class Recommendation(NamedTuple):
 
 
 def recommended(candidates: Sequence[Candidate], threshold: float) -> Recommendation:
-    """The largest k of which every topic comes back: whose least silhouette reaches `threshold`.
+    """A k of which every topic comes back: whose least silhouette reaches `threshold`.
 
-    Where no k is so stable: the smallest of which the held-out loss is within one standard error of the lowest
-    (Breiman's rule).
+    Of these, the largest of which the held-out loss is within one standard error of their lowest. Where no k is so
+    stable: the smallest of which it is within one of the lowest of all (Breiman's rule).
     """
     stable = [one for one in candidates if one.stability_least >= threshold]
-    if stable:
-        chosen = max(stable, key=lambda one: one.n_components)
-        reason = (
-            f"it is the largest k whose topics all come back: the silhouette of the least stable is "
-            f"{chosen.stability_least:.2f} (at least {threshold:g} is asked for)"
+    of = stable or candidates
+    known = [one for one in of if not math.isnan(one.held_out_loss)]
+    if known:
+        lowest = min(known, key=lambda one: one.held_out_loss)
+        near = [one for one in known if one.held_out_loss <= lowest.held_out_loss + lowest.held_out_error]
+    else:
+        near = list(of) if stable else [max(of, key=lambda one: one.stability_mean)]
+    chosen = (max if stable else min)(near, key=lambda one: one.n_components)
+    return Recommendation(chosen.n_components, _reason(chosen, candidates, stable, threshold))
+
+
+def _reason(
+    chosen: Candidate, candidates: Sequence[Candidate], stable: Sequence[Candidate], threshold: float
+) -> str:
+    loss = "" if math.isnan(chosen.held_out_loss) else f", at a held-out loss of {chosen.held_out_loss:.4f}"
+    if not stable:
+        return (
+            f"no k has topics that all come back (a silhouette of {threshold:g}; of this one the least has "
+            f"{chosen.stability_least:.2f}); it is the smallest whose held-out loss is within one standard error of the "
+            f"lowest{loss}"
         )
-        beyond = [one for one in candidates if one.n_components > chosen.n_components]
-        if beyond:
-            following = min(beyond, key=lambda one: one.n_components)
-            reason += f", and {following.stability_least:.2f} with {following.n_components} topics"
-        else:
-            reason += "; no larger one was tried, and it may not be the last: try some"
-        return Recommendation(chosen.n_components, reason)
-    known = [one for one in candidates if not math.isnan(one.held_out_loss)]
-    if not known:
-        chosen = max(candidates, key=lambda one: one.stability_mean)
-        return Recommendation(
-            chosen.n_components,
-            f"no k has topics that all come back; of this one they do so most ({chosen.stability_mean:.2f})",
-        )
-    lowest = min(known, key=lambda one: one.held_out_loss)
-    near = [one for one in known if one.held_out_loss <= lowest.held_out_loss + lowest.held_out_error]
-    chosen = min(near, key=lambda one: one.n_components)
-    return Recommendation(
-        chosen.n_components,
-        f"no k has topics that all come back (a silhouette of {threshold:g}); of those whose held-out loss is within "
-        f"one standard error of the lowest ({lowest.held_out_loss:.4f} with {lowest.n_components} topics) it is the "
-        f"smallest, with {chosen.held_out_loss:.4f}",
+    reason = (
+        f"its topics all come back (the least stable has a silhouette of {chosen.stability_least:.2f}, and {threshold:g} "
+        f"is asked for), and no larger one of which that is so has as low a held-out loss{loss}"
     )
+    beyond = [one for one in candidates if one.n_components > chosen.n_components]
+    if not beyond:
+        return f"{reason}; no larger one was tried, and it may not be the last: try some"
+    following = min(beyond, key=lambda one: one.n_components)
+    more = "" if math.isnan(following.held_out_loss) else f" and {following.held_out_loss:.4f}"
+    return f"{reason}; {following.n_components} topics have {following.stability_least:.2f}{more}"
 
 
 _WIDTH, _HEIGHT, _LEFT, _GAP = 640, 220, 70, 60

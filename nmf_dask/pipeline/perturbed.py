@@ -31,7 +31,7 @@ Rows = NDArray[np.int64]
 HELD_OUT_ROWS = 2000  # of a fit: enough for the third digit of the loss
 # Of the fits: where topics are found, not their last digits.
 MOST_PASSES = 60
-TOL = 1e-3
+TOL = 1e-2
 
 
 class Fitted(NamedTuple):
