@@ -147,12 +147,12 @@ def _reason(
     if not stable:
         return (
             f"no k has topics that all come back (a silhouette of {threshold:g}; of this one the least has "
-            f"{chosen.stability_least:.2f}); it is the smallest whose held-out loss is within one standard error of the "
-            f"lowest{loss}"
+            f"{chosen.stability_least:.2f}); it is the smallest whose held-out loss is within one standard error of "
+            f"the lowest{loss}"
         )
     reason = (
-        f"its topics all come back (the least stable has a silhouette of {chosen.stability_least:.2f}, and {threshold:g} "
-        f"is asked for), and no larger one of which that is so has as low a held-out loss{loss}"
+        f"its topics all come back (the least stable has a silhouette of {chosen.stability_least:.2f}, and "
+        f"{threshold:g} is asked for), and no larger one of which that is so has as low a held-out loss{loss}"
     )
     beyond = [one for one in candidates if one.n_components > chosen.n_components]
     if not beyond:

@@ -34,7 +34,7 @@ def corpus(tmp_path_factory) -> Path:
     return write_corpus(folder, planted_texts(PLANTED, n=800), 2, row_group_size=200)
 
 
-def job(corpus: Path, output: Path, **sections) -> Settings:
+def job(corpus: Path, output: Path, /, **sections) -> Settings:
     asked = {"n_components": [3, 5, 7], "fits": 4, **sections.pop("select", {})}
     return settings_of(corpus, output, select=asked, **sections)
 
