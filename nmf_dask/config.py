@@ -466,17 +466,17 @@ class TransformSettings(Section):
 class EvaluateSettings(Section):
     """How good the topics of a model are; read by `nmf-dask evaluate` alone."""
 
-    model: Name | None = Field(
+    judged_model: Name | None = Field(
         None,
         description="the model folder, or one run in it: a path or URI",
         examples=["s3://bucket/model"],
     )
-    output: Name | None = Field(
+    result_file: Name | None = Field(
         None,
         description="file for the result beside stdout: .json (all of it) or .parquet (one row a topic)",
         examples=["evaluation.parquet"],
     )
-    n_top_terms: Annotated[int, Field(ge=2)] = Field(10, description="terms a topic that are judged")
+    n_judged_terms: Annotated[int, Field(ge=2)] = Field(10, description="terms a topic that are judged")
     window: PositiveInt | Literal["auto"] = Field(
         "auto", description='words of a sliding window; "auto": gensim\'s, 10 for NPMI and C_uci, 110 for C_v'
     )
@@ -496,7 +496,7 @@ class EvaluateSettings(Section):
 class SelectSettings(Section):
     """Choosing the number of topics; read by `nmf-dask select` alone, in place of model.n_components."""
 
-    n_components: Numbers = Field(
+    candidates: Numbers = Field(
         (),
         description='numbers of topics to try: a list, or a range "from:to:step" that ends with `to`',
         examples=[[5, 10, 20, 40]],

@@ -48,12 +48,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def job(folder: Path, **sections) -> Settings:
-    asked = {"model": str(folder / "model"), **sections.pop("evaluate", {})}
+    asked = {"judged_model": str(folder / "model"), **sections.pop("evaluate", {})}
     return settings_of(folder / "corpus", folder / "unused", evaluate=asked, **sections)
 
 
 def test_coherence_is_gensims_of_the_models_own_tokens(folder):
-    result = evaluate(job(folder, evaluate={"n_top_terms": 6, "held_out": False}))
+    result = evaluate(job(folder, evaluate={"n_judged_terms": 6, "held_out": False}))
     model = TopicModel.load(str(folder / "model"))
     topics = [[term for term, _ in topic.terms] for topic in model.topics(6)]
     assert result.topics["terms"].to_pylist() == topics
@@ -76,7 +76,7 @@ def halves(words):
 
 @pytest.mark.parametrize("name", ["model", "kl"])
 def test_held_out_loss_written_out(folder, name):
-    told = evaluate(job(folder, evaluate={"model": str(folder / name)})).told["held_out"]
+    told = evaluate(job(folder, evaluate={"judged_model": str(folder / name)})).told["held_out"]
     model = TopicModel.load(str(folder / name))
     column = {term: j for j, term in enumerate(model.vocabulary.term.to_pylist())}
     H = model.H.astype(np.float64)
@@ -210,8 +210,8 @@ def test_a_job_file_another_corpus_and_the_plan(folder, tmp_path):
     [
         ({"evaluate": {"label_column": "labl"}}, InputDataError, "(evaluate.label_column)"),
         ({"evaluate": {"label_column": "lists"}}, InputDataError, "--label-column"),
-        ({"evaluate": {"output": "here.csv"}}, ConfigurationError, "neither .json nor .parquet"),
-        ({"evaluate": {"model": "/nowhere/model"}}, InputDataError, "no model"),
+        ({"evaluate": {"result_file": "here.csv"}}, ConfigurationError, "neither .json nor .parquet"),
+        ({"evaluate": {"judged_model": "/nowhere/model"}}, InputDataError, "no model"),
         ({"evaluate": {"compare": "/nowhere/model"}}, InputDataError, "no model"),
         ({"corpus": {"text_column": "txt"}}, InputDataError, "(corpus.text_column)"),
         ({"cluster": {"memory_limit": "100MB", "workers": 1}}, ConfigurationError, "raise --memory-limit"),
@@ -227,7 +227,7 @@ def test_what_cannot_be_done_is_said_before_anything_starts(folder, sections, er
 
 def test_an_output_among_the_documents_is_refused(folder):
     with pytest.raises(ConfigurationError, match="is in the input"):
-        evaluate(job(folder, evaluate={"output": str(folder / "corpus" / "e.parquet")}))
+        evaluate(job(folder, evaluate={"result_file": str(folder / "corpus" / "e.parquet")}))
 
 
 def test_wrong_usage(folder):

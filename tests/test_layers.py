@@ -21,7 +21,13 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
     {"pipeline": set(), "report": set(), "demo": {"pipeline"}},
     {"cluster": {"distributed"}, "distributed": set()},
-    {"model": {"store"}, "evaluation": {"model"}, "selection": set(), "staging": {"store"}, "store": set()},
+    {
+        "model": {"store"},
+        "evaluation": {"model", "store"},
+        "selection": set(),
+        "staging": {"store"},
+        "store": set(),
+    },
     {
         "in_memory": {"beginning", "factorization", "folding", "schedule"},
         "beginning": {"factorization", "schedule"},

@@ -35,7 +35,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def job(corpus: Path, output: Path, /, **sections) -> Settings:
-    asked = {"n_components": [3, 5, 7], "fits": 4, **sections.pop("select", {})}
+    asked = {"candidates": [3, 5, 7], "fits": 4, **sections.pop("select", {})}
     return settings_of(corpus, output, select=asked, **sections)
 
 
@@ -45,7 +45,7 @@ def test_finds_the_number_that_was_planted(tmp_path, n_topics, seed):
     """The whole claim (7, 15 and 30 topics, ten seeds each) is run by tests/benchmarks/select.py."""
     folder = write_corpus(tmp_path / "c", planted_texts(n_topics, seed), 2, row_group_size=1000)
     tried = list(range(n_topics - 3, n_topics + 4))
-    found = select(job(folder, tmp_path / "m", select={"n_components": tried, "fits": 6}))
+    found = select(job(folder, tmp_path / "m", select={"candidates": tried, "fits": 6}))
     assert abs(found.n_components - n_topics) <= 1
 
 
@@ -158,7 +158,7 @@ def test_the_command(corpus, tmp_path):
     for more, words in [
         (("-k", "5:50:0"), "a range is"),
         (("-k", "1,2"), "at least 2"),
-        (("-k", "5,x"), "select.n_components"),
+        (("-k", "5,x"), "select.candidates"),
         (("--fits", 1), "at least 2"),
     ]:
         refused = run_command("select", "--input", corpus, "--output", tmp_path / "x", "-k", 5, *more)
@@ -168,10 +168,10 @@ def test_the_command(corpus, tmp_path):
 
 def test_what_cannot_be_done(corpus, tmp_path):
     for sections, error, words in [
-        ({"select": {"n_components": []}}, ConfigurationError, "no numbers of topics"),
-        ({"select": {"n_components": [5, 900]}}, InputDataError, "800 documents cannot make 900 topics"),
+        ({"select": {"candidates": []}}, ConfigurationError, "no numbers of topics"),
+        ({"select": {"candidates": [5, 900]}}, InputDataError, "800 documents cannot make 900 topics"),
         (
-            {"select": {"n_components": [50]}, "vectorizer": {"max_features": 20}},
+            {"select": {"candidates": [50]}, "vectorizer": {"max_features": 20}},
             ConfigurationError,
             "raise max_features",
         ),
@@ -195,7 +195,7 @@ def test_what_cannot_be_done(corpus, tmp_path):
     ],
 )
 def test_numbers_of_topics(given_value, numbers):
-    assert SelectSettings(n_components=given_value).n_components == numbers
+    assert SelectSettings(candidates=given_value).candidates == numbers
 
 
 @given(st.integers(2, 5), st.integers(2, 6), st.integers(0, 2**32 - 1), st.floats(0, 2))

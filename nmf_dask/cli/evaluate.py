@@ -17,11 +17,11 @@ from nmf_dask.cli.options import (
 )
 
 REQUIRED = {
-    "evaluate.model": "give MODEL, or model under [evaluate] in the job file",
+    "evaluate.judged_model": "give MODEL, or judged_model under [evaluate] in the job file",
     "corpus.input": "give --input URI, or input under [corpus] in the job file",
 }
 KEYS = (
-    "evaluate.model", "corpus.input", "evaluate.output", "evaluate.n_top_terms", "evaluate.window",
+    "evaluate.judged_model", "corpus.input", "evaluate.result_file", "evaluate.n_judged_terms", "evaluate.window",
     "evaluate.label_column", "evaluate.compare", "corpus.text_column",
     "cluster.scheduler", "cluster.workers", "cluster.threads_per_worker", "cluster.memory_limit",
     "cluster.workers_timeout", "cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key", "run.log_format",
@@ -58,7 +58,7 @@ def command(console: Console, /, shape: str | None, **given: Any) -> None:
       nmf-dask evaluate s3://bucket/model --input s3://bucket/reference --format csv > topics.csv
     """
     refuse_settings_of_the_fit(given["assignments"])
-    carry_out(console, REQUIRED, _plan, partial(run, shape), **with_model(given, "evaluate.model"))
+    carry_out(console, REQUIRED, _plan, partial(run, shape), **with_model(given, "evaluate.judged_model"))
 
 
 def _plan(settings: Any) -> Any:

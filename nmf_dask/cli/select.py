@@ -12,7 +12,7 @@ from nmf_dask.cli.options import FLAGS, SELECT_FLAGS, SettingsCommand, carry_out
 REQUIRED = {
     "corpus.input": "give --input URI, or input under [corpus] in the job file",
     "output.output": "give --output URI, or output under [output] in the job file",
-    "select.n_components": "give --n-components 5,10,20 or 5:50:5, or n_components under [select] in the job file",
+    "select.candidates": "give --n-components 5,10,20 or 5:50:5, or candidates under [select] in the job file",
 }
 KEYS = (*SELECT_FLAGS, *(key for key in FLAGS if key not in ("model.n_components", "corpus.id_column")))
 

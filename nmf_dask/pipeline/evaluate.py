@@ -141,18 +141,18 @@ class _Ready:
 
 def _ready(settings: Settings) -> _Ready:
     asked = settings.evaluate
-    if asked.model is None:
-        raise ConfigurationError("an evaluation needs a model: name its folder by evaluate.model")
+    if asked.judged_model is None:
+        raise ConfigurationError("an evaluation needs a model: name its folder by evaluate.judged_model")
     output = None
-    if asked.output is not None:
-        if not asked.output.endswith(_FORMATS):
+    if asked.result_file is not None:
+        if not asked.result_file.endswith(_FORMATS):
             raise ConfigurationError(
-                f"the output {redact(asked.output)} is neither .json nor .parquet: end its name in one of them"
+                f"the output {redact(asked.result_file)} is neither .json nor .parquet: end its name in one of them"
             )
-        written = settings.model_copy(update={"output": OutputSettings(output=asked.output)})
+        written = settings.model_copy(update={"output": OutputSettings(output=asked.result_file)})
         check_apart(written, "evaluation")
-        output = Folder(asked.output)
-    model = TopicModel.load(asked.model)
+        output = Folder(asked.result_file)
+    model = TopicModel.load(asked.judged_model)
     other = TopicModel.load(asked.compare) if asked.compare is not None else None
     corpus = open_corpus(settings.corpus)
     if asked.label_column is not None:
@@ -161,9 +161,9 @@ def _ready(settings: Settings) -> _Ready:
 
 
 def evaluate(settings: Settings, observer: Observer | None = None) -> EvaluateResult:
-    """Judge the topics of `settings.evaluate.model` by the corpus that settings name.
+    """Judge the topics of `settings.evaluate.judged_model` by the corpus that settings name.
 
-    One pass over the corpus, in tasks; the driver holds sums. Writes nothing but `evaluate.output`, where that is
+    One pass over the corpus, in tasks; the driver holds sums. Writes nothing but `evaluate.result_file`, where that is
     named.
     Raises ConfigurationError, InputDataError and RetryableError, each with a message for the user.
     """
@@ -194,7 +194,7 @@ def _run(
         ready.model.uri,
         settings.corpus.text_column,
         asked.label_column,
-        asked.n_top_terms,
+        asked.n_judged_terms,
         tuple(_sizes(settings).values()),
         asked.held_out,
     )
@@ -210,18 +210,18 @@ def _sizes(settings: Settings) -> dict[str, int]:
 def _judged(settings: Settings, ready: _Ready, evidence: Evidence, **facts: Any) -> EvaluateResult:
     """All measures, overall and of each topic."""
     model, asked, sizes = ready.model, settings.evaluate, _sizes(settings)
-    top = top_terms(model, asked.n_top_terms)
+    top = top_terms(model, asked.n_judged_terms)
     columns: dict[str, Any] = dict(evaluation.coherence(top, evidence.windows, sizes))
     overall = {name: evaluation.mean(values) for name, values in columns.items()}
     overall["diversity"], columns["diversity"] = evaluation.diversity(top)
-    columns["exclusivity"] = evaluation.exclusivity(model.H, asked.n_top_terms)
+    columns["exclusivity"] = evaluation.exclusivity(model.H, asked.n_judged_terms)
     overall["exclusivity"] = evaluation.mean(columns["exclusivity"])
     told: dict[str, Any] = {
         "model": redact(model.uri),
         "run_id": model.run.get("run_id"),
         "n_documents": evidence.n_documents,
         "n_null_texts": evidence.n_null,
-        "n_top_terms": asked.n_top_terms,
+        "n_top_terms": asked.n_judged_terms,
         "windows": {
             name: {
                 "words": None if size == evaluation.DOCUMENT else size,
@@ -237,7 +237,7 @@ def _judged(settings: Settings, ready: _Ready, evidence: Evidence, **facts: Any)
         told["held_out"] = _held_out(evidence)
         overall["held_out_loss"] = told["held_out"]["loss"]
     if ready.other is not None:
-        found = _compared(model, ready.other, asked.n_top_terms)
+        found = _compared(model, ready.other, asked.n_judged_terms)
         columns |= {"matched_topic": found.other, "stability": found.cosine, "shared_terms": found.jaccard}
         told["compared_with"] = redact(ready.other.uri)
         overall["stability"] = evaluation.mean(found.cosine)
@@ -245,7 +245,7 @@ def _judged(settings: Settings, ready: _Ready, evidence: Evidence, **facts: Any)
     if asked.label_column is not None:
         told["labels"] = _labelled(evidence, model.n_components)
         overall |= {name: told["labels"].pop(name) for name in ("nmi", "purity")}
-    topics = _table(model, asked.n_top_terms, columns)
+    topics = _table(model, asked.n_judged_terms, columns)
     told |= {"overall": overall, "topics": topics.to_pylist(), **basis_of(settings), **facts}
     return EvaluateResult(_without_nan(told), topics)
 
@@ -397,6 +397,6 @@ def _expected(settings: Settings, ready: _Ready, threads: int) -> Memory:
         in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
     )
     text = min(largest, SLICE_BYTES)
-    pairs = 3 * 8 * model.n_components * settings.evaluate.n_top_terms**2
+    pairs = 3 * 8 * model.n_components * settings.evaluate.n_judged_terms**2
     more = threads * (2 * text * amounts(text, model.vectorizer_settings).counting + 3 * pairs)
     return Memory(base.driver + 2 * pairs, base.worker + more)

@@ -97,14 +97,14 @@ def _checked(settings: Settings) -> Settings:
     """The settings with the largest k as the model's, which everything has to be large enough for."""
     if settings.output.output is None:
         raise ConfigurationError("no output: name the model folder by output.output")
-    if not settings.select.n_components:
-        raise ConfigurationError("no numbers of topics to try: name them by select.n_components")
-    largest = max(settings.select.n_components)
+    if not settings.select.candidates:
+        raise ConfigurationError("no numbers of topics to try: name them by select.candidates")
+    largest = max(settings.select.candidates)
     for key in ("max_features", "n_features"):
         limit = getattr(settings.vectorizer, key)
         if limit is not None and largest > limit:
             raise ConfigurationError(
-                f"{largest} topics (select.n_components) need at least as many terms, and vectorizer.{key} is {limit}: "
+                f"{largest} topics (select.candidates) need at least as many terms, and vectorizer.{key} is {limit}: "
                 f"raise {key} or try fewer"
             )
     return with_stop_words(_of(settings, largest))
@@ -158,7 +158,7 @@ class Selecting(Job):
         finally:
             self.account.tell(workers_lost=cluster.lost())
         self.account.tell(peak_memory=peak_memory)
-        asked = self.settings.select.n_components
+        asked = self.settings.select.candidates
         return [_candidate(k, made[k], stable[k], coherent[k]) for k in asked]
 
     def _fits(self, problem: Problem) -> PerturbedFits:
@@ -167,7 +167,7 @@ class Selecting(Job):
     def _made(self, tasks: Tasks, fits: PerturbedFits) -> dict[int, list[Fitted]]:
         """Fits of every k to the same samples, the largest first: they take longest."""
         asked = self.settings.select
-        pairs = [(k, seed) for k in sorted(asked.n_components, reverse=True) for seed in range(asked.fits)]
+        pairs = [(k, seed) for k in sorted(asked.candidates, reverse=True) for seed in range(asked.fits)]
         with self.account.timed("perturb", len(pairs)):
             batch = Batch()
             handles = tasks.submit(batch, [batch.call("perturb", fits.make, *pair) for pair in pairs])
@@ -176,7 +176,7 @@ class Selecting(Job):
                 found[pairs[position]] = tasks.fetch(handles[position])
                 self.patience.reached("perturb", done)
                 self.observer.advance(done)
-        return {k: [found[k, seed] for seed in range(asked.fits)] for k in asked.n_components}
+        return {k: [found[k, seed] for seed in range(asked.fits)] for k in asked.candidates}
 
     def _stable(self, tasks: Tasks, fits: PerturbedFits, made: dict[int, list[Fitted]]) -> dict[int, Stable]:
         asked = self.settings.select
@@ -318,12 +318,12 @@ def _planned(settings: Settings, corpus: Corpus) -> SelectPlan:
     known["expected_worker"] += more
     if settings.cluster.workers is None and settings.cluster.scheduler is None:
         known["expected_driver"] += more
-    k, fits = max(settings.select.n_components), settings.select.fits
-    known["expected_staging"] += len(settings.select.n_components) * fits * k * plan.n_features * 4
+    k, fits = max(settings.select.candidates), settings.select.fits
+    known["expected_staging"] += len(settings.select.candidates) * fits * k * plan.n_features * 4
     return SelectPlan(
         selection_id=run.run_id,
         finished_before=_earlier(run) is not None,
-        n_components=settings.select.n_components,
+        n_components=settings.select.candidates,
         fits=fits,
         **known,
     )
@@ -331,7 +331,7 @@ def _planned(settings: Settings, corpus: Corpus) -> SelectPlan:
 
 def _sample_bytes(asked: SelectSettings, plan: Plan, settings: Settings) -> int:
     """Of all threads of a worker: samples, W and H of their fits; or, later, the cosines of one k."""
-    k = max(asked.n_components)
+    k = max(asked.candidates)
     nonzeros = min(SAMPLE_NONZEROS, amounts(plan.text_bytes, settings.vectorizer).nonzeros)
     rows = min(plan.n_rows, SAMPLE_NONZEROS)
     factors = (rows + 6 * plan.n_features) * padded_width(2 * k) * 4

@@ -28,7 +28,7 @@ def ours(corpus: str, text_column: str, model: str, n: int, threads: int, held_o
     settings = Settings(
         corpus={"input": corpus, "text_column": text_column},
         cluster={"threads_per_worker": threads},
-        evaluate={"model": model, "n_top_terms": n, "held_out": held_out},
+        evaluate={"judged_model": model, "n_judged_terms": n, "held_out": held_out},
     )
     evaluate(settings)
     result, wall, cpu = timed(lambda: evaluate(settings))

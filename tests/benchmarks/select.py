@@ -30,7 +30,7 @@ def planted(n_topics: int, seed: int, around: int, fits: int, threads: int) -> d
             corpus={"input": str(corpus)},
             output={"output": f"{folder}/model"},
             cluster={"threads_per_worker": threads},
-            select={"n_components": list(range(n_topics - around, n_topics + around + 1)), "fits": fits},
+            select={"candidates": list(range(n_topics - around, n_topics + around + 1)), "fits": fits},
         )
         result, wall, cpu = timed(lambda: select(settings))
     kept = ("n_components", "stability_least", "held_out_loss")
@@ -51,7 +51,7 @@ def job(
             model={"n_components": k},
             output={"output": folder},
             cluster={"threads_per_worker": threads},
-            **({"select": {"n_components": [k], "fits": fits}} if fits else {}),
+            **({"select": {"candidates": [k], "fits": fits}} if fits else {}),
         )
         return timed(lambda: select(settings) if fits else fit(settings))
 
