@@ -144,7 +144,7 @@ def test_partitions_slices_and_workers_change_nothing(folder, monkeypatch):
     settings = job(folder, corpus=many)
     model, corpus = TopicModel.load(str(folder / "model")), open_corpus(settings.corpus)
     assert len(corpus.partitions) > 5
-    make = EvidenceTasks(model.uri, "text", "label", 10, tuple(WINDOWS.values()), True)
+    make = EvidenceTasks(model.uri, ("text",), "label", 10, tuple(WINDOWS.values()), True)
     serial = gathered(SerialTasks(), Observer(), corpus.partitions, make, model.vectorizer_settings)
     assert serial.labels.keys() == {str(i) for i in range(7)}
     assert serial.loss()[1:] == pytest.approx(

@@ -63,7 +63,7 @@ class EvidenceTasks:
     """Gathers what partitions say of the topics of a model. Picklable."""
 
     model: str
-    text_column: str
+    text_columns: tuple[str, ...]
     label_column: str | None
     n_top_terms: int
     sizes: tuple[int, ...]
@@ -86,7 +86,7 @@ class EvidenceTasks:
         labels = None if self.label_column is None else read_labels(partition, self.label_column)
         total, low = Evidence({}), 0
         try:
-            slices = read_texts_by_slices(partition, self.text_column, SLICE_BYTES, SLICE_ROWS)
+            slices = read_texts_by_slices(partition, self.text_columns, SLICE_BYTES, SLICE_ROWS)
             for number, texts in enumerate(slices):
                 beside = None if labels is None else labels.slice(low, len(texts))
                 total.add(
@@ -155,6 +155,11 @@ def _ready(settings: Settings) -> _Ready:
     model = TopicModel.load(asked.judged_model)
     other = TopicModel.load(asked.compare) if asked.compare is not None else None
     corpus = open_corpus(settings.corpus)
+    if corpus.raw is not None:
+        raise ConfigurationError(
+            "evaluate reads Parquet, without a filter: give the documents as Parquet (corpus.input), and leave corpus.where "
+            "and corpus.format out"
+        )
     if asked.label_column is not None:
         check_labels(corpus, asked.label_column)
     return _Ready(model, other, corpus, output)
@@ -192,7 +197,7 @@ def _run(
     observer.stage("evaluate", len(partitions))
     make = EvidenceTasks(
         ready.model.uri,
-        settings.corpus.text_column,
+        ready.corpus.columns.text,
         asked.label_column,
         asked.n_judged_terms,
         tuple(_sizes(settings).values()),

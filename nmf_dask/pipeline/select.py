@@ -83,7 +83,7 @@ def select(settings: Settings, observer: Observer | None = None) -> SelectResult
         job = Selecting(settings, corpus, run, observer, lock, started)
         told = earlier or job.found()
         if settings.select.commit:
-            job.commit(folder, told["recommended"])
+            job.commit(folder, corpus, told["recommended"])
         with suppress(NmfDaskError):  # it is in nobody's way
             job.stage.folder.delete()
         return _result(run, told, earlier is not None)
@@ -148,6 +148,8 @@ class Selecting(Job):
         self._warn_of_paused(cluster)
         tasks = cluster.tasks
         try:
+            if self.corpus.raw is not None:
+                self._patiently(lambda: self._ingest(tasks))
             vocabulary = self._vocabulary(tasks)
             infos = self._blocks(tasks, vocabulary)
             fits = self._fits(self._problem(cluster, vocabulary, infos))
@@ -189,9 +191,9 @@ class Selecting(Job):
         """Coherence of the topics of every k, from one pass over the text."""
         top = TopTerms.of([terms for one in stable.values() for terms in one.terms])
         sizes = tuple(WINDOWS.values())
-        column, partitions = self.settings.corpus.text_column, self.corpus.partitions
+        partitions = self.corpus.partitions
         with self.account.timed("evaluate", len(partitions), self.corpus.text_bytes):
-            make = EvidenceTasks("", column, None, N_TERMS, sizes, False, top)
+            make = EvidenceTasks("", self.corpus.columns.text, None, N_TERMS, sizes, False, top)
             evidence = gathered(tasks, self.observer, partitions, make, self.settings.vectorizer)
         values = evaluation.coherence(top, evidence.windows, WINDOWS)
         found, low = {}, 0
@@ -220,16 +222,16 @@ class Selecting(Job):
         (folder / "selection.json").write_json(told)
         return (folder / "selection.json").read_json()
 
-    def commit(self, folder: ModelFolder, k: int) -> None:
-        """Fit the chosen number of topics to the whole corpus, from the staged matrix where it is there still."""
+    def commit(self, folder: ModelFolder, corpus: Corpus, k: int) -> None:
+        """Fit the chosen number of topics to the corpus, as it was opened, from what is staged of it still."""
         run_settings = self.settings.run.model_copy(update={"resume": "auto"})
         settings = _of(self.settings, k).model_copy(update={"run": run_settings})
-        run = folder.run(run_id(settings, self.corpus.fingerprint))
+        run = folder.run(run_id(settings, corpus.fingerprint))
         if run.is_committed():
             run.commit()
             self.observer.inform(f"run {run.run_id} of {k} topics has finished before")
             return
-        job = Job(settings, self.corpus, run, self.observer, self.lock, time.perf_counter())
+        job = Job(settings, corpus, run, self.observer, self.lock, time.perf_counter())
         job.stage = self.stage
         job.checkpoints = Checkpoints(self.stage, self.lock)
         self.observer.inform(f"{k} topics: fitting them to the whole corpus")
