@@ -157,8 +157,8 @@ def _ready(settings: Settings) -> _Ready:
     corpus = open_corpus(settings.corpus)
     if corpus.raw is not None:
         raise ConfigurationError(
-            "evaluate reads Parquet, without a filter: give the documents as Parquet (corpus.input), and leave corpus.where "
-            "and corpus.format out"
+            "evaluate reads Parquet, without a filter: give the documents as Parquet (corpus.input), and "
+            "leave corpus.where and corpus.format out"
         )
     if asked.label_column is not None:
         check_labels(corpus, asked.label_column)
@@ -348,6 +348,7 @@ class EvaluatePlan(Planned):
     memory_limit: int
     expected_driver: int
     expected_worker: int
+    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""

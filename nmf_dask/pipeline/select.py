@@ -282,6 +282,7 @@ class SelectPlan(Planned):
     expected_worker: int
     staging: str
     expected_staging: int
+    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
@@ -316,7 +317,8 @@ def _planned(settings: Settings, corpus: Corpus) -> SelectPlan:
     plan: Plan = planned_of(settings, corpus)
     run = ModelFolder(settings.output.output or "").selection(_selection_id(settings, corpus))
     more = _sample_bytes(settings.select, plan, settings)
-    known = {key: value for key, value in vars(plan).items() if key not in ("run_id", "finished_before")}
+    own = SelectPlan.__dataclass_fields__
+    known = {key: value for key, value in vars(plan).items() if key in own and key != "finished_before"}
     known["expected_worker"] += more
     if settings.cluster.workers is None and settings.cluster.scheduler is None:
         known["expected_driver"] += more
