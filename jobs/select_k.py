@@ -1,7 +1,7 @@
 """Choosing the number of topics, as a script to submit.
 
-python jobs/select.py job.toml --input corpus/ --output model/ --n-components 5:50:5 --commit
-sbatch --wrap 'srun python jobs/select.py job.toml -k 5,10,20,40 --scheduler scheduler.json'
+python jobs/select_k.py job.toml --input corpus/ --output model/ --n-components 5:50:5 --commit
+sbatch --wrap 'srun python jobs/select_k.py job.toml -k 5,10,20,40 --scheduler scheduler.json'
 """
 
 import sys
