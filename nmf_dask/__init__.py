@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from nmf_dask.config import RunSettings as RunSettings
     from nmf_dask.config import Settings as Settings
     from nmf_dask.config import VectorizerSettings as VectorizerSettings
+    from nmf_dask.estimators.nmf import NMF as NMF
+    from nmf_dask.estimators.tfidf import HashedTfidf as HashedTfidf
     from nmf_dask.jobfile import load_settings as load_settings
     from nmf_dask.kernels.divergence import beta_divergence as beta_divergence
     from nmf_dask.kernels.divergence import frobenius_norm as frobenius_norm
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
     from nmf_dask.pipeline import fit as fit
     from nmf_dask.pipeline import select as select
     from nmf_dask.pipeline import transform as transform
+    from nmf_dask.pipeline import update as update
 
 # Imported at first use: the command line answers --version and --help without NumPy, Dask or Arrow.
 _HOMES = {
     "ClusterSettings": "nmf_dask.config",
     "CorpusSettings": "nmf_dask.config",
+    "HashedTfidf": "nmf_dask.estimators.tfidf",
     "ModelSettings": "nmf_dask.config",
+    "NMF": "nmf_dask.estimators.nmf",
     "OutputSettings": "nmf_dask.config",
     "RunSettings": "nmf_dask.config",
     "Settings": "nmf_dask.config",
@@ -40,6 +45,7 @@ _HOMES = {
     "load_settings": "nmf_dask.jobfile",
     "select": "nmf_dask.pipeline",
     "transform": "nmf_dask.pipeline",
+    "update": "nmf_dask.pipeline",
 }
 
 __all__ = ["__version__", *_HOMES]

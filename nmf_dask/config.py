@@ -149,6 +149,16 @@ def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _history(value: str) -> str:
+    kind, equals, share = value.partition("=")
+    with suppress(ValueError):
+        if not equals and kind in ("keep", "forget", "reread"):
+            return value
+        if kind == "discount" and 0 < float(share) < 1:
+            return value
+    raise ValueError('write "keep", "forget", "reread", or "discount=0.9" with a share between 0 and 1')
+
+
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 SomeNames = Annotated[Names, Field(min_length=1)]
@@ -514,6 +524,32 @@ class SelectSettings(Section):
     )
 
 
+class UpdateSettings(Section):
+    """New documents into a model, whose topics go on; read by `nmf-dask update` alone."""
+
+    base: Name | None = Field(
+        None,
+        description="model folder, or the run in it that the new one starts from and goes beside; none: output.output",
+        examples=["s3://bucket/model"],
+    )
+    history: Annotated[Name, AfterValidator(_history)] = Field(
+        "keep",
+        description="what documents of earlier runs count, whose text is not read again: "
+        '"keep", "discount=0.9" (each update, that share of what they counted), "forget"; '
+        '"reread": the input is all of the corpus, and is read again',
+    )
+
+    @property
+    def weight(self) -> float:
+        """Of what earlier runs kept: from 0 to 1."""
+        return 1.0 if self.history == "keep" else float(self.history.partition("=")[2] or 0)
+
+    @property
+    def rereads(self) -> bool:
+        """Whether the input is all of the corpus."""
+        return self.history == "reread"
+
+
 class Settings(Section):
     """One job. A section may be given as a plain dict: ``Settings(model={"n_components": 5})``."""
 
@@ -526,6 +562,7 @@ class Settings(Section):
     transform: TransformSettings = TransformSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     select: SelectSettings = SelectSettings()
+    update: UpdateSettings = UpdateSettings()
 
     @model_validator(mode="after")
     def _terms_for_every_topic(self) -> Settings:

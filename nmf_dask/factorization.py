@@ -86,6 +86,17 @@ class FitState:
     rows: tuple[Pass, ...] = field(default=())
     reseeded: int = 0
     stop_reason: str | None = None
+    past: Any = (
+        None  # handle of sums of rows that are not visited, which whole passes reckon with; None: none
+    )
+
+
+class Ended(NamedTuple):
+    """What a fit ends with: its state, what is kept for a later one to go on from, the loss of the rows alone."""
+
+    state: FitState
+    kept: Any  # handle of Sums, those of the past included (`Objective.kept`)
+    reconstruction_err: float
 
 
 MOST_RESEEDS = 3
@@ -168,7 +179,7 @@ class Fit:
         """All rows, then H, which is carried on along its last step."""
         sums = blocks.visit(Visit(self.objective, plan.w_sweeps), blocks.apply(factor_of, state.outcome))
         close = Close(self.objective, plan.h_sweeps, momentum, blocks.parallel)
-        return blocks.apply(close, state.outcome, sums)
+        return blocks.apply(close, state.outcome, sums, state.past)
 
     def _reseeded(self, blocks: Blocks, state: FitState, dead: tuple[int, ...]) -> FitState:
         """Give dead topics weights to start from again, unless penalties or too little data want them dead."""
@@ -202,10 +213,28 @@ class Fit:
         """The last state with an exact loss: KL's passes know that of the H before."""
         if isinstance(self.objective, Frobenius) and state.rows and state.rows[-1].rounds == 1:
             return state
+        return self.ended(blocks, state).state
+
+    def ended(self, blocks: Blocks, state: FitState) -> Ended:
+        """The last state with an exact loss, and what a later fit may go on from: one more visit of all rows."""
         factor = blocks.apply(factor_of, blocks.apply(self._uncarried, state.outcome))
         sums = blocks.visit(Visit(self.objective, 0), factor)
-        err = float(np.sqrt(2 * blocks.fetch(blocks.apply(self.objective.divergence, sums, factor))))
-        return replace(state, rows=(*state.rows[:-1], state.rows[-1]._replace(reconstruction_err=err)))
+        kept = blocks.apply(self._kept, sums, factor, state.past)
+        own, err = (
+            float(np.sqrt(2 * max(one, 0.0)))
+            for one in blocks.fetch(blocks.apply(self._divergences, sums, factor, state.past))
+        )
+        rows = (*state.rows[:-1], state.rows[-1]._replace(reconstruction_err=err))
+        return Ended(replace(state, rows=rows), kept, own)
+
+    def _kept(self, sums: Sums, factor: Factor, past: Sums | None) -> Sums:
+        kept = self.objective.kept(self.objective.settled(sums, factor), factor)
+        return kept if past is None else kept.plus(past)
+
+    def _divergences(self, sums: Sums, factor: Factor, past: Sums | None) -> tuple[float, float]:
+        """Of the rows, and with what the past adds."""
+        own = self.objective.divergence(sums, factor)
+        return own, own if past is None else own + self.objective.surrogate(past, factor)
 
 
 Carry = tuple[Factor, "Sums | None", float]
@@ -267,11 +296,14 @@ class Close:
     momentum: float
     parallel: Callable[..., Any] = map
 
-    def __call__(self, before: Outcome, sums: Sums) -> Outcome:
-        sums = self.objective.settled(sums, before.factor)
+    def __call__(self, before: Outcome, sums: Sums, past: Sums | None = None) -> Outcome:
+        own = self.objective.settled(sums, before.factor)
+        sums = own if past is None else own.plus(past)
         updated = self.objective.update(before.factor, sums, self.sweeps, self.parallel)
         exact = updated if isinstance(self.objective, Frobenius) else before.factor
-        divergence = self.objective.divergence(sums, exact)
+        divergence = self.objective.divergence(own, exact)
+        if past is not None:
+            divergence = max(divergence + self.objective.surrogate(past, exact), 0.0)
         carried = updated
         if self.momentum > 0:
             HT = self._carried_on(updated.HT, before.HT)

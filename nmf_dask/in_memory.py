@@ -40,26 +40,21 @@ def factorize(
 ) -> Factorization:
     """Factorize one matrix in this process: X ≈ W H, with X (n, m) SciPy sparse or dense and not negative.
 
+    X may be a list of such, one below the other.
     `W` (n, k) and `H` (k, m) are where it starts; without both it starts as `model.init` says. Rows are visited in
     `n_strips` strips (None: as many as the sizes ask for), `threads` at once; the schedule takes the order of the rows
     for random. Raises ValueError where the arrays do not fit each other, and for values that are negative or not
     finite in float32.
     """
-    if len(np.shape(X)) != 2 or 0 in np.shape(X):
-        raise ValueError(
-            f"X has shape {np.shape(X)}; a matrix (n, m) of one row and column at least is asked for"
-        )
-    with np.errstate(over="ignore"):  # infinities are refused
-        csr = frozen(from_scipy(X))
-    _check_values("X", csr.data)
+    csrs = [_checked_csr(block) for block in (X if isinstance(X, list) else [X])]
     if (W is None) != (H is None):
         raise ValueError(f"{'W' if H is None else 'H'} alone is given; a start needs W and H, or neither")
-    n, m = len(csr.indptr) - 1, csr.n_columns
-    sizes = Sizes(n, m, len(csr.data), model.n_components)
-    strips = cut_strips([n], n_strips or strip_count(sizes, model.beta_loss))
-    total = float(csr.data.sum(dtype=np.float64))
-    scale = total / max(csr.nnz, 1)
-    with LocalBlocks.of([csr], sizes, strips, threads) as blocks:
+    rows, nnz = [csr.n_rows for csr in csrs], sum(csr.nnz for csr in csrs)
+    sizes = Sizes(sum(rows), csrs[0].n_columns, nnz, model.n_components)
+    strips = cut_strips(rows, n_strips or strip_count(sizes, model.beta_loss))
+    total = sum(float(csr.data.sum(dtype=np.float64)) for csr in csrs)
+    scale = total / max(nnz, 1)
+    with LocalBlocks.of(csrs, sizes, strips, threads) as blocks:
         if W is None or H is None:
             fit, state = fit_of(sizes, model, scale), begin(blocks, model, total)
         else:
@@ -73,6 +68,19 @@ def factorize(
     HT = state.outcome.HT[:, :k]
     dead = tuple(np.flatnonzero(~weights.any(axis=0) | ~HT.any(axis=0)).tolist())
     return Factorization(weights, HT.T.copy(), state.rows, state.stop_reason or "", dead)
+
+
+def _checked_csr(X: Any) -> Csr:
+    if isinstance(X, Csr):
+        return X  # as it was made: checked already
+    if len(np.shape(X)) != 2 or 0 in np.shape(X):
+        raise ValueError(
+            f"X has shape {np.shape(X)}; a matrix (n, m) of one row and column at least is asked for"
+        )
+    with np.errstate(over="ignore"):  # infinities are refused
+        csr = frozen(from_scipy(X))
+    _check_values("X", csr.data)
+    return csr
 
 
 def _check_values(name: str, values: Floats) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.config import ModelSettings, VectorizerSettings
 from nmf_dask.errors import InputDataError
+from nmf_dask.exports import find_topics, table_of, to_pyldavis, to_sklearn, top_documents, topic_info
 from nmf_dask.store import H_FEATURES, Folder, Manifest, RunFolder, open_run, top_features, weights_of
 from nmf_dask.vocabulary import Vocabulary
 
@@ -123,6 +124,61 @@ class TopicModel:
             W[start : start + SLICE_ROWS] = folding(documents.slice(start, SLICE_ROWS)).W
         return W
 
+    def topic_info(self, n: int = 10) -> pa.Table:
+        """A row a topic: `topic`, `name` (its number and first four terms), `share`, `n_documents`, `terms` (`n`).
+
+        `n_documents` counts those whose largest weight it is; null, and a share of NaN, where the run does not tell.
+        """
+        return topic_info(self, n)
+
+    def top_documents(self, topic: int, n: int = 10) -> pa.Table:
+        """The `n` documents of the largest weight in a topic: the id column and `weight`, the largest first.
+
+        W is read a partition at a time. Raises ValueError for a topic that is not there.
+        """
+        return top_documents(self, topic, n)
+
+    def find_topics(self, query: str, n: int = 5) -> list[tuple[int, float]]:
+        """Up to `n` topics that words are about, each with its share of what the model makes of them, largest first.
+
+        The query is treated as a document (`transform`); one with no known term has no topics.
+        """
+        return find_topics(self, query, n)
+
+    def to_arrow(self, what: str = "topics") -> pa.Table:
+        """A table: "topics" (topic, rank, term, weight; 50 terms each), "info" (`topic_info`), "H" or "W".
+
+        Raises ValueError for another name.
+        """
+        return table_of(self, what)
+
+    def to_pandas(self, what: str = "topics") -> Any:
+        """`to_arrow` as a pandas data frame."""
+        return self.to_arrow(what).to_pandas()
+
+    def to_polars(self, what: str = "topics") -> Any:
+        """`to_arrow` as a Polars data frame; Polars has to be installed."""
+        import polars
+
+        return polars.from_arrow(self.to_arrow(what))
+
+    def to_sklearn(self) -> tuple[Any, Any]:
+        """A vectorizer and an NMF of scikit-learn's own, fitted, that transform as this model does.
+
+        `nmf.transform(vectorizer.transform(texts))` is W up to scikit-learn's tolerance, which is set low. The
+        vectorizer is a Pipeline of HashingVectorizer, ColumnTransformer and TfidfTransformer; pickles of both ask for
+        scikit-learn alone. The names of the columns are `vocabulary.term`.
+        """
+        return to_sklearn(self)
+
+    def to_pyldavis(self) -> dict[str, Any]:
+        """The arguments of `pyLDAvis.prepare`, from the W of the corpus, which is read into memory.
+
+        NMF knows weights where pyLDAvis expects words: a document is as long as its row of WH, a term as frequent as
+        its column. Documents in no topic, and terms of no topic, are left out.
+        """
+        return to_pyldavis(self)
+
     def folding(self) -> Folding:
         """What gives new documents their W: of the model no more than that."""
         from nmf_dask.folding import Folding
@@ -145,8 +201,10 @@ def _told(folder: RunFolder, run: dict[str, Any]) -> tuple[VectorizerSettings, M
         # As JSON, where a list stands for a tuple.
         vectorizer = VectorizerSettings.model_validate_json(json.dumps(config["vectorizer"]))
         model = ModelSettings.model_validate_json(json.dumps(config["model"]))
-        return vectorizer, model, int(run["n_documents"]), int(run["n_features"])
-    except (KeyError, TypeError, ValueError) as error:
+        # Frequencies are out of all documents; those of an update's own run are the ones that were new.
+        before = (run.get("updated_from") or {}).get("n_documents", 0)
+        return vectorizer, model, int(run["n_documents"]) + int(before), int(run["n_features"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         detail = " ".join(str(error).split())
         raise InputDataError(
             f"{folder.folder / 'run.json'} does not tell what a model needs ({detail}): it was changed, or "

@@ -44,6 +44,8 @@ MOST_MOMENTUM = 2.0
 PRODUCTS_OF_TOL = 7.5e10
 LARGE_FALL = 0.3
 SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin with
+SAMPLE_PASSES = 8
+START_SWEEPS = {"mu": 20, "cd": 5}  # of W, from equal weights, under the H of the sample
 MOST_STRIP_BYTES = 32 * 2**20
 
 

@@ -34,6 +34,21 @@ class Stage:
         return self.folder / "vocabulary.parquet"
 
     @property
+    def terms(self) -> Folder:
+        """The table of all terms that the features were selected from, for the run to keep."""
+        return self.folder / "terms.parquet"
+
+    @property
+    def earlier(self) -> Folder:
+        """An earlier H that the fit goes on from, and what the documents of then said of H."""
+        return self.folder / "earlier.arrow"
+
+    @property
+    def past(self) -> Folder:
+        """What documents of then say of H, in all columns: what passes reckon with."""
+        return self.folder / "past.arrow"
+
+    @property
     def counted(self) -> Folder:
         """Numbers of the counted corpus, written after the vocabulary: counting is over."""
         return self.folder / "counted.json"

@@ -62,7 +62,7 @@ def write_run(
 
 def reseal(run: RunFolder) -> None:
     """Make the manifest of a run say what its files are now: as of a writer that wrote them so."""
-    run._seal({})
+    run._seal([*run.h_parts(), *run.w_parts()], {})
 
 
 def first_and_second(uri: Any) -> ModelFolder:

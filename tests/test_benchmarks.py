@@ -349,3 +349,12 @@ class TestPool:
             tasks.fetch(tasks.call("after", abs, bad))
         with pytest.raises(ValueError, match="no number"):
             list(tasks.completed([bad]))
+
+
+def test_estimators_are_fitted_by_both_sides(corpus: str, tmp_path: Path) -> None:
+    more = ["-k", "3", "--repeat", "1", "--losses", "cd", "--dense", "200", "40", "--dense-iter", "5"]
+    report, _ = run("estimators", corpus, tmp_path, *more)
+    dense = only_row(report, "dense, cd")
+    assert dense["our loss"] == pytest.approx(dense["their loss"], rel=1e-3)
+    assert dense["passes"] == dense["iterations"] == 5
+    assert only_row(report, "sparse, cd")["our loss"] > 0

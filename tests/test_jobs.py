@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,53 @@ def test_a_second_fit_has_nothing_to_do(model, job_file, capsys):
     assert [json.loads(line) for line in err.splitlines()]
 
 
+def test_an_update_takes_in_what_is_new_and_topics_tell_what_moved(model, job_file, corpus, tmp_path, capsys):
+    """The job file is that of the fit; the corpus has a fourth subject in one more file."""
+    grown, folder = tmp_path / "corpus", tmp_path / "model"
+    shutil.copytree(corpus, grown)
+    shutil.copytree(model, folder)
+    base = (folder / "LATEST").read_text().strip()
+    table = pa.table(
+        {
+            "key": [f"x{i}" for i in range(60)],
+            "body": [f"anchor sail {SUBJECTS[i % 3][0]}" for i in range(60)],
+        }
+    )
+    pq.write_table(table, grown / "zz-new.parquet")
+    arguments = [str(job_file), "--model", str(folder), "--input", str(grown), "--log-format", "json"]
+    assert job("update").main([*arguments, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_rows"] == 60
+    assert job("update").main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["run_id"] == (folder / "LATEST").read_text().strip() != base
+    assert result["n_documents"] == 60
+    assert result["updated_from"]["run_id"] == base
+    assert job("update").main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["run_id"] == result["run_id"]
+
+    compared = ["--compare", base, "-n", "10"]
+    assert job("topics").main([str(folder), *compared, "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["run_id"], told["compared_with"]) == (result["run_id"], base)
+    assert [one["similarity"] for one in told["topics"]] == pytest.approx(
+        result["updated_from"]["similarity"]
+    )
+    came = {term for one in told["topics"] for term in one["terms_in"]}
+    assert {"anchor", "sail"} <= came
+    assert job("topics").main([str(folder), *compared, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["terms_in"].split() for row in rows] == [one["terms_in"] for one in told["topics"]]
+    assert job("topics").main([str(folder), *compared]) == 0
+    text = capsys.readouterr().out
+    assert "+anchor" in text
+    assert all(f"#{topic} " in text for topic in range(3))
+    assert job("topics").main([str(folder), "--compare", "0123456789abcdef"]) == 65
+    assert (
+        f"holds no run 0123456789abcdef; its runs are {min(base, result['run_id'])}"
+        in capsys.readouterr().err
+    )
+
+
 def test_plan_names_the_rows(job_file, tmp_path, capsys):
     arguments = [str(job_file), "--output", str(tmp_path / "m"), "--dry-run"]
     assert job("fit").main(arguments) == 0
@@ -163,7 +211,7 @@ def test_newsgroups_job_finds_the_subjects_that_everybody_finds(tmp_path, capsys
         assert any(words <= topic for topic in topics), (words, topics)
 
 
-@pytest.mark.parametrize("name", ["fit", "transform", "evaluate", "select_k", "topics", "demo"])
+@pytest.mark.parametrize("name", ["fit", "transform", "update", "evaluate", "select_k", "topics", "demo"])
 def test_each_has_its_submission_line_and_guard(name):
     source = (JOBS / f"{name}.py").read_text()
     assert f"python jobs/{name}.py" in job(name).__doc__

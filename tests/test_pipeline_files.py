@@ -60,6 +60,8 @@ def test_folder_holds_the_files_of_the_contract_and_no_others(result):
     assert len(parts) >= 3
     assert names - parts == {
         "H/part-00000.parquet", "topics.parquet", "convergence.parquet", "manifest.json", "run.json", "_SUCCESS",
+        "history/terms.parquet", "history/features.parquet", "history/topics.parquet", "history/inputs.parquet",
+        "history/numbers.json",
     }  # fmt: skip
 
 

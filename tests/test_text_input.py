@@ -59,7 +59,7 @@ def test_layouts(texts: Any, options: dict[str, Any]) -> None:
         pa.array(["", "", ""]),
         pa.array(["... !!", " a ", "\n"]),
     ],
-    ids=repr,
+    ids=["no string", "no large string", "no chunk", "nulls", "null strings", "empty", "no word"],
 )
 @pytest.mark.parametrize("analyzer", ["word", "char", "char_wb"])
 def test_no_words_at_all(texts: Any, analyzer: str) -> None:

@@ -70,7 +70,11 @@ SELECT_FLAGS: dict[str, tuple[str, ...]] = {
     "select.stability": ("--stability",),
     "select.commit": ("--commit",),
 }
-ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | EVALUATE_FLAGS | SELECT_FLAGS
+UPDATE_FLAGS: dict[str, tuple[str, ...]] = {
+    "update.base": ("--model",),
+    "update.history": ("--history",),
+}
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | UPDATE_FLAGS | EVALUATE_FLAGS | SELECT_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
@@ -84,6 +88,8 @@ _METAVARS = {
     "evaluate.window": "WORDS",
     "evaluate.compare": "MODEL",
     "select.candidates": "K,K,…|FROM:TO:STEP",
+    "update.base": "URI",
+    "update.history": "keep|discount=SHARE|forget|reread",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",

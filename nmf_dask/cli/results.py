@@ -15,6 +15,7 @@ from nmf_dask.cli.logs import json_text
 from nmf_dask.config import redact
 
 if TYPE_CHECKING:
+    from nmf_dask.comparison import Moved
     from nmf_dask.model import Topic, TopicModel
     from nmf_dask.pipeline import FitResult, TransformResult
 
@@ -42,6 +43,57 @@ def print_topics(model: TopicModel, n_terms: int, shape: str) -> None:
         write(lines_of(topics, _width()))
 
 
+def print_moved(model: TopicModel, before: TopicModel, n_terms: int, shape: str) -> None:
+    """What moved between two models as text, JSON (one object) or CSV (one row a topic)."""
+    from nmf_dask.comparison import compare
+
+    moved = compare(model, before, n_terms)
+    if shape == "json":
+        ids = {"run_id": model.run.get("run_id"), "compared_with": before.run.get("run_id")}
+        write(json_text({**ids, "topics": [_moved_as_dict(one) for one in moved]}) + "\n")
+    elif shape == "csv":
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["topic", "share", "share_before", "similarity", "state", "terms_in", "terms_out"])
+        for one in moved:
+            told = _moved_as_dict(one)
+            for terms in ("terms_in", "terms_out"):
+                told[terms] = " ".join(told[terms])
+            table.writerow("" if value is None else value for value in told.values())
+        write(text.getvalue())
+    else:
+        write(lines_of_moved(moved, _width()))
+
+
+def _moved_as_dict(one: Moved) -> dict[str, Any]:
+    now, before = (None if math.isnan(topic.share) else float(topic.share) for topic in (one.now, one.before))
+    return {
+        "topic": one.now.topic,
+        "share": now,
+        "share_before": before,
+        "similarity": round(one.similarity, 6),
+        "state": one.state,
+        "terms_in": one.terms_in,
+        "terms_out": one.terms_out,
+    }
+
+
+def lines_of_moved(moved: Sequence[Moved], width: int | None) -> str:
+    """One topic a line, that which moved most first: share before and after, similarity, terms in (+) and out (-)."""
+    digits = len(str(len(moved)))
+    lines: list[str] = []
+    for one in sorted(moved, key=lambda one: one.similarity):
+        shares = " → ".join(_share(topic.share) for topic in (one.before, one.now))
+        head = f"{'#' + str(one.now.topic):<{digits + 1}} {shares}  {one.similarity:.3f}  {one.state:<4}  "
+        words = [*(f"+{term}" for term in one.terms_in), *(f"-{term}" for term in one.terms_out)]
+        lines += _wrapped(head, words or ["(the same terms)"], width)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _share(share: float) -> str:
+    return "   ?  " if math.isnan(share) else f"{100 * share:5.1f} %"
+
+
 def print_fit(result: FitResult, log_format: str, seconds: float) -> None:
     """What a fit found: its topics, or for log format "json" one line of the run's numbers and the topics.
 
@@ -63,6 +115,7 @@ def print_fit(result: FitResult, log_format: str, seconds: float) -> None:
         "finished_before": result.finished_before,
         "converged": result.run.get("stop_reason") == "tol",
         **{key: result.run.get(key) for key in told},
+        **({"updated_from": result.run["updated_from"]} if "updated_from" in result.run else {}),
         "seconds": round(seconds, 3),
         "topics": _as_dicts(topics),
     }
@@ -122,8 +175,7 @@ def lines_of(topics: Sequence[Topic], width: int | None) -> str:
     digits = len(str(max((topic.topic for topic in topics), default=0)))
     lines: list[str] = []
     for topic in sorted(topics, key=lambda one: math.inf if math.isnan(one.share) else -one.share):
-        share = "   ?  " if math.isnan(topic.share) else f"{100 * topic.share:5.1f} %"
-        head = f"{'#' + str(topic.topic):<{digits + 1}} {share}  "
+        head = f"{'#' + str(topic.topic):<{digits + 1}} {_share(topic.share)}  "
         words = [f"{term} {weight:.3g}" for term, weight in topic.terms] or ["(no terms)"]
         lines += _wrapped(head, words, width)
     return "".join(f"{line}\n" for line in lines)

@@ -62,6 +62,15 @@ class Sums:
         self.loss += other.loss
         self.n_rows += other.n_rows
 
+    def plus(self, other: Sums) -> Sums:
+        """The sums of both sets of rows, as a new value."""
+        return Sums(
+            self.XtW + other.XtW,
+            self.WtW + other.WtW,
+            self.loss + other.loss,
+            self.n_rows + other.n_rows,
+        )
+
     def scaled(self, factor: float) -> Sums:
         """These sums with less weight, as a new value."""
         return Sums(
@@ -134,6 +143,23 @@ class Objective(ABC):
         For KL `factor` must be what the rows were met with: its sums know the loss of no other H.
         """
 
+    @abstractmethod
+    def resting(self, HT: Floats, WtW: Doubles) -> Floats:
+        """XtW of settled sums (rows, kp) with these `WtW` under which the columns `HT` of H are at rest."""
+
+    @abstractmethod
+    def kept(self, sums: Sums, factor: Factor) -> Sums:
+        """Settled sums of rows that were met with `factor`, as H may go on from them when W is gone.
+
+        With W as it was they bound what the rows lose under another H: the surrogate of Mairal, Bach, Ponce and Sapiro
+        (JMLR 11, 2010), equation 6, for KL the majorizer of Lefèvre, Bach and Févotte (WASPAA 2011). Two such sums
+        add up, and `surrogate` gives the bound.
+        """
+
+    @abstractmethod
+    def surrogate(self, past: Sums, factor: Factor) -> float:
+        """The bound that sums from `kept` give for another H; exact, for KL, at the H that they were kept with."""
+
 
 @dataclass(frozen=True)
 class Frobenius(Objective):
@@ -191,7 +217,16 @@ class Frobenius(Objective):
         past = sums.scaled(1 / (1 - decay))
         diagonal = np.diag(past.WtW)
         past.WtW += np.diag(_least(diagonal) - diagonal)
-        return replace(past, XtW=factor.HT @ past.WtW.astype(np.float32))
+        return replace(past, XtW=self.resting(factor.HT, past.WtW))
+
+    def resting(self, HT: Floats, WtW: Doubles) -> Floats:
+        return np.asarray(HT @ WtW.astype(np.float32))
+
+    def kept(self, sums: Sums, factor: Factor) -> Sums:
+        return sums
+
+    def surrogate(self, past: Sums, factor: Factor) -> float:
+        return 0.5 * (past.loss - 2.0 * _dot(past.XtW, factor.HT) + float(np.sum(past.WtW * factor.gram)))
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
         HT, S = aligned(factor.HT), read_only(sums.WtW, np.float32)
@@ -213,8 +248,7 @@ class Frobenius(Objective):
         return carried
 
     def divergence(self, sums: Sums, factor: Factor) -> float:
-        cross = _dot(sums.XtW, factor.HT)
-        return max(0.5 * (sums.loss - 2.0 * cross + float(np.sum(sums.WtW * factor.gram))), 0.0)
+        return max(self.surrogate(sums, factor), 0.0)
 
 
 @dataclass(frozen=True)
@@ -260,7 +294,20 @@ class KullbackLeibler(Objective):
     def started(self, sums: Sums, factor: Factor, decay: float) -> Sums:
         past = sums.scaled(1 / (1 - decay))
         past.WtW = _least(past.WtW)
-        return replace(past, XtW=factor.HT * past.WtW[0].astype(np.float32))
+        return replace(past, XtW=self.resting(factor.HT, past.WtW))
+
+    def resting(self, HT: Floats, WtW: Doubles) -> Floats:
+        return np.asarray(HT * WtW[0].astype(np.float32))
+
+    def kept(self, sums: Sums, factor: Factor) -> Sums:
+        return replace(sums, loss=2 * sums.loss - self.surrogate(sums, factor))
+
+    def surrogate(self, past: Sums, factor: Factor) -> float:
+        logs = sum(
+            _dot_log(past.XtW[low : low + TILE], factor.HT[low : low + TILE])
+            for low in range(0, len(factor.HT), TILE)
+        )
+        return past.loss + float(past.WtW[0] @ factor.gram[0]) - logs
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
         l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
@@ -315,6 +362,12 @@ def cross(A: Floats, B: Floats, parallel: Map, tile: int = TILE, dtype: type = n
     for product in parallel(one, range(0, len(A), tile)):
         total += product
     return total
+
+
+def _dot_log(N: Floats, H: Floats) -> float:
+    """⟨N, log H⟩, where N is not zero."""
+    tiny = np.finfo(np.float32).tiny
+    return float(np.sum(N * np.log(np.maximum(H, tiny)), where=N > 0, dtype=np.float64))
 
 
 def _dot(A: Floats, B: Floats) -> float:

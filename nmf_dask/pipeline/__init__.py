@@ -6,6 +6,8 @@ from nmf_dask.pipeline.planning import Plan, plan
 from nmf_dask.pipeline.select import SelectPlan, SelectResult, plan_select, select
 from nmf_dask.pipeline.transform import TransformResult, transform
 from nmf_dask.pipeline.transform_plan import TransformPlan, plan_transform
+from nmf_dask.pipeline.update import update
+from nmf_dask.pipeline.update_plan import UpdatePlan, plan_update
 
 __all__ = [
     "EvaluatePlan",
@@ -16,12 +18,15 @@ __all__ = [
     "SelectResult",
     "TransformPlan",
     "TransformResult",
+    "UpdatePlan",
     "evaluate",
     "fit",
     "plan",
     "plan_evaluate",
     "plan_select",
     "plan_transform",
+    "plan_update",
     "select",
     "transform",
+    "update",
 ]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
-from nmf_dask.corpus import Corpus, Partition
+from nmf_dask.corpus import Corpus, Partition, look_at
+from nmf_dask.corpus.locations import Found
 from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
@@ -46,6 +47,16 @@ from nmf_dask.store import (
     h_table,
     run_id,
     topics_table,
+)
+from nmf_dask.store.history import (
+    TERMS,
+    InputFile,
+    Numbers,
+    copy_file,
+    rescaled,
+    write_facts,
+    write_sums,
+    write_terms,
 )
 from nmf_dask.tasks import (
     BARE_WORKER_BYTES,
@@ -97,16 +108,17 @@ def fit(settings: Settings, observer: Observer | None = None, since: float | Non
     model_folder.check_usable()
     run = model_folder.run(run_id(settings, corpus.fingerprint))
     if run.is_committed():
-        return _finished_before(run, observer)
+        return finished_before(run, observer)
     if settings.cluster.scheduler is None:
         check_memory(planned_of(settings, corpus))
     with model_folder.lock() as lock:
         if run.is_committed():  # by another process, just before it gave the lock away
-            return _finished_before(run, observer)
+            return finished_before(run, observer)
         return Job(settings, corpus, run, observer, lock, started).done()
 
 
-def _finished_before(run: RunFolder, observer: Observer) -> FitResult:
+def finished_before(run: RunFolder, observer: Observer) -> FitResult:
+    """What comes of a run that is there already, whose commit may have been cut off."""
     told = run.read_run()
     observer.named(run.run_id, told.get("n_documents") or 0)
     how = ", as its deadline left it" if told.get("stop_reason") == "deadline" else ""
@@ -142,6 +154,7 @@ class Job:
         self.passes = Passes(
             self.checkpoints, settings.run.checkpoint_every, self.deadline, self.patience, observer
         )
+        self.taken = inputs_of(corpus)  # the files that are in what the run keeps
         self.digests: dict[str, Digest] = {}  # of the files of results, by path within the run
 
     def done(self) -> FitResult:
@@ -225,10 +238,14 @@ class Job:
         with self.account.timed("ingest", len(names), raw.text_bytes):
             corpus = ingested(raw, self.stage.documents, names, tasks, advance)
             self.observer.named(self.run.run_id, corpus.n_rows)
-        check_documents(corpus, self.settings)
+        self._check_documents(corpus)
         if self.settings.cluster.scheduler is None:
             check_memory(planned_of(self.settings, corpus))
         self.corpus = self.account.corpus = corpus
+
+    def _check_documents(self, corpus: Corpus) -> None:
+        """InputDataError for too few of them."""
+        check_documents(corpus, self.settings)
 
     def _corpus_tasks(self) -> CorpusTasks:
         settings = self.settings
@@ -253,13 +270,25 @@ class Job:
             numbers, merged = self._count(tasks)
         with self.account.timed("select"):
             self.patience.reached("select")
+            merged = self._merged(tasks, merged)
             selected: Vocabulary = tasks.fetch(tasks.call("select", select, merged, self.settings.vectorizer))
+            tasks.fetch(tasks.call("keep", write_terms, self.stage.terms, merged))
         return numbers, selected
+
+    def _merged(self, tasks: Tasks, table: Any) -> Any:
+        """Handle of the table of terms that features are selected from; `table` is that of the corpus."""
+        return table
+
+    def _n_documents(self) -> int:
+        """Documents that the features are selected by."""
+        return self.corpus.n_rows
 
     def _selected_before(self) -> Vocabulary | None:
         try:
             numbers = self.stage.counted.read_json()
-            vocabulary = Vocabulary.from_table(self.stage.vocabulary.read_parquet(), self.corpus.n_rows)
+            vocabulary = Vocabulary.from_table(self.stage.vocabulary.read_parquet(), self._n_documents())
+            if not self.stage.terms.exists():  # an earlier version was here
+                return None
         except InputDataError:  # there is none, or its writer was killed
             return None
         self.account.resumed_from = "select"
@@ -358,13 +387,12 @@ class Job:
     def _passes(self, fitting: Fitting) -> None:
         with self.account.timed("fit", fitting.problem.model.max_iter):
             reason = self.passes.until_it_stops(fitting)
-            fitting.finish()
+            err = fitting.finish()
         rows = fitting.state.rows
-        self.account.tell(
-            n_iter=len(rows), stop_reason=reason, reconstruction_err=rows[-1].reconstruction_err
-        )
+        self.account.tell(n_iter=len(rows), stop_reason=reason, reconstruction_err=err)
 
-    def _written(self, tasks: Tasks, vocabulary: Vocabulary, fitting: Fitting) -> None:
+    def _written(self, tasks: Tasks, vocabulary: Vocabulary, fitting: Fitting) -> NDArray[np.float32]:
+        """Write the results; H (k, m)."""
         with self.account.timed("write", len(self.corpus.partitions), self.corpus.text_bytes):
             self.patience.reached("write")
             outcome = tasks.fetch(tasks.call("H", _H_of, fitting.outcome()))
@@ -377,7 +405,9 @@ class Job:
             written = self._write_W(tasks, fitting, scale)
             self._write_H(vocabulary, H)
             self._write(self.run.convergence, convergence_table(fitting.state.rows))
+            self._write_history(tasks, vocabulary, fitting.kept(), scale)
         self.account.tell_topics(H.sum(axis=1, dtype=np.float64), written)
+        return H
 
     def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
         settings = self.settings
@@ -411,8 +441,30 @@ class Job:
             self._write(self.run.h_part(index), table.slice(low, rows))
         self._write(self.run.topics, topics_table(vocabulary, H, self.settings.output.n_top_terms))
 
+    def _write_history(
+        self, tasks: Tasks, vocabulary: Vocabulary, kept: Any, scale: NDArray[np.float32]
+    ) -> None:
+        """What an update goes on from; the large tables are written by workers."""
+        folder, beta_loss = self.run.folder, self.settings.model.beta_loss
+        kept = tasks.call("kept", rescaled, kept, scale, beta_loss)
+        loss, n_rows = tasks.fetch(tasks.call("kept", _numbers_of, kept))
+        digests = tasks.call("history", write_sums, folder, kept, beta_loss)
+        terms = tasks.call("history", copy_file, self.stage.terms, folder / TERMS)
+        numbers = Numbers(beta_loss, vocabulary.n_documents, n_rows, loss)
+        self.digests |= write_facts(folder, numbers, self.taken)
+        self.digests |= {**tasks.fetch(digests), TERMS: tasks.fetch(terms)}
+
     def _write(self, file: Folder, table: pa.Table) -> None:
         self.digests[self.run.name_of(file)] = file.write_parquet(table)
+
+
+def inputs_of(corpus: Corpus) -> list[InputFile]:
+    """The files of a corpus, with what a listing says of them now."""
+    seen = look_at([Found(file.location, file.name) for file in corpus.files])
+    return [
+        InputFile.of(one.uri, one.version, file.name, file.size, file.digest)
+        for one, file in zip(seen, corpus.files, strict=True)
+    ]
 
 
 def _check_enough(n_features: int, n_components: int) -> None:
@@ -425,6 +477,10 @@ def _check_enough(n_features: int, n_components: int) -> None:
 
 def _same(value: Any) -> Any:
     return value
+
+
+def _numbers_of(kept: Any) -> tuple[float, float]:
+    return kept.loss, kept.n_rows
 
 
 def _H_of(outcome: Any) -> NDArray[np.float32]:

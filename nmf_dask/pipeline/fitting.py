@@ -17,12 +17,20 @@ from numpy.typing import NDArray
 from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
+from nmf_dask.continuation import Earlier, arrays_of, go_on, going_on, sums_of
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
 from nmf_dask.kernels.matrices import on_cache_line, read_only
-from nmf_dask.kernels.objective import Factor
+from nmf_dask.kernels.objective import Factor, Sums
 from nmf_dask.observer import Pass
-from nmf_dask.schedule import SAMPLE_NONZEROS, fits_one_task, is_plain, strip_count
+from nmf_dask.schedule import (
+    SAMPLE_NONZEROS,
+    SAMPLE_PASSES,
+    START_SWEEPS,
+    fits_one_task,
+    is_plain,
+    strip_count,
+)
 from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, StageDamaged, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks, let_go
@@ -32,12 +40,17 @@ if TYPE_CHECKING:
 
 Weights = NDArray[np.float32]
 
-SAMPLE_PASSES = 8
 TURN_SECONDS = 1.0  # of a task that does several passes, so that someone who waits hears of them
-START_SWEEPS = {"mu": 20, "cd": 5}  # of W, from equal weights, under the H of the sample
-
 
 _KEPT = ("iteration", "momentum", "reseeded", "stop_reason")  # of a FitState, beside its rows and its outcome
+
+
+@dataclass(frozen=True)
+class EarlierFit:
+    """What a fit goes on from: the file of an `Earlier`, and one for the past, which is made in the beginning."""
+
+    start: Folder
+    past: Folder
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Problem:
     total: float  # the sum of X
     model: ModelSettings
     n_strips: int = 0  # as the sizes ask for, counted by the driver
+    earlier: EarlierFit | None = None
 
     def __post_init__(self) -> None:
         if not self.n_strips:
@@ -68,7 +82,10 @@ class Problem:
     @property
     def fit(self) -> Fit:
         """The fit that the settings ask for."""
-        return fit_of(self.sizes, self.model, scale=self.total / max(self.sizes.nnz, 1))
+        scale = self.total / max(self.sizes.nnz, 1)
+        if self.earlier is not None:
+            return going_on(Fit.of(self.sizes, self.model, scale))
+        return fit_of(self.sizes, self.model, scale)
 
     def local(self, threads: int, W: list[Weights] | None = None) -> LocalBlocks:
         """The blocks in the process that asks, read as they are visited; W is copied."""
@@ -89,7 +106,7 @@ class Problem:
 class Fitting(ABC):
     """A fit in progress on tasks: passes, checkpoints, and W and H at its end."""
 
-    state: FitState  # without its outcome, where that is on workers
+    state: FitState  # without its outcome and its past, where those are on workers
     spreads: bool  # whether strips are on many workers
 
     def __init__(self, tasks: Tasks, problem: Problem) -> None:
@@ -105,8 +122,12 @@ class Fitting(ABC):
         """One pass, or some."""
 
     @abstractmethod
-    def finish(self) -> None:
-        """Make the last row's loss exact."""
+    def finish(self) -> float:
+        """Make the last row's loss exact, and gather what is kept; the loss of the rows alone."""
+
+    @abstractmethod
+    def kept(self) -> Any:
+        """Handle of the sums that a later fit may go on from, once this one is finished."""
 
     @abstractmethod
     def weights(self) -> list[Any]:
@@ -161,6 +182,8 @@ class Fitting(ABC):
         for position in self.tasks.completed(handles):
             self.tasks.check(handles[position])
         *W, outcome = handles
+        if self.problem.earlier is not None:
+            self.tasks.fetch(self.tasks.call("load", check_past, self.problem.earlier.past))
         self.resume(W, FitState(outcome, rows=rows, **told))
 
 
@@ -201,12 +224,35 @@ def load_outcome(file: Folder) -> Outcome:
     return Outcome(arrays["HT"], Factor(carried, arrays["gram"], arrays.get("reset")), math.inf, ())
 
 
+def load_earlier(file: Folder) -> Earlier:
+    """A task: what an update goes on from."""
+    return Earlier.from_arrays(read_arrays(file))
+
+
+def save_past(file: Folder, past: Sums | None) -> None:
+    """A task: what earlier documents say of H into a file; an empty one where they say nothing."""
+    write_arrays(file, {} if past is None else arrays_of(past))
+
+
+def load_past(file: Folder) -> Sums | None:
+    """A task: what `save_past` saved."""
+    arrays = read_arrays(file)
+    return sums_of(arrays) if arrays else None
+
+
+def check_past(file: Folder) -> None:
+    """A task: InputDataError where the past of a checkpoint is missing or damaged."""
+    load_past(file)
+
+
 @dataclass
 class Held:
-    """What a task of `OneTask` returns: everything."""
+    """What a task of `OneTask` returns: everything but the past, which is in a file."""
 
     W: list[Weights]
     state: FitState
+    kept: Sums | None = None
+    reconstruction_err: float = math.nan
 
     def __sizeof__(self) -> int:
         """With what it holds: a worker goes by it when it decides what to keep in memory."""
@@ -224,8 +270,13 @@ class OneTask(Fitting):
     def advance(self) -> None:
         self._take(self.tasks.call("fit", advance_held, self.problem, self._held, self.tasks.threads))
 
-    def finish(self) -> None:
+    def finish(self) -> float:
         self._take(self.tasks.call("fit", finish_held, self.problem, self._held, self.tasks.threads))
+        err: float = self.tasks.fetch(self.tasks.call("state", _err_of, self._held))
+        return err
+
+    def kept(self) -> Any:
+        return self.tasks.call("kept", _kept_of, self._held)
 
     def weights(self) -> list[Any]:
         batch = Batch()
@@ -251,26 +302,35 @@ class OneTask(Fitting):
 def begin_held(problem: Problem, threads: int) -> Held:
     """A task: the start of W and H."""
     with problem.local(threads) as blocks:
-        return Held(blocks.W, begin(blocks, problem.model, problem.total))
+        if problem.earlier is None:
+            return Held(blocks.W, begin(blocks, problem.model, problem.total))
+        state = go_on(blocks, problem.fit, load_earlier(problem.earlier.start))
+        save_past(problem.earlier.past, state.past)
+        return Held(blocks.W, replace(state, past=None))
+
+
+def _state_with_past(problem: Problem, before: Held) -> FitState:
+    past = load_past(problem.earlier.past) if problem.earlier is not None else None
+    return replace(before.state, past=past)
 
 
 def advance_held(problem: Problem, before: Held, threads: int) -> Held:
     """A task: passes for about a second; where they are cut makes no difference to the result."""
-    fit, state = problem.fit, before.state
+    fit, state = problem.fit, _state_with_past(problem, before)
     deadline = time.monotonic() + TURN_SECONDS
     with problem.local(threads, before.W) as blocks:
         while state.stop_reason is None:
             state = fit.advance(blocks, state)
             if time.monotonic() > deadline:
                 break
-    return Held(blocks.W, state)
+    return Held(blocks.W, replace(state, past=None))
 
 
 def finish_held(problem: Problem, before: Held, threads: int) -> Held:
-    """A task: the exact loss."""
+    """A task: the exact loss, and what is kept."""
     with problem.local(threads, before.W) as blocks:
-        state = problem.fit.finished(blocks, before.state)
-    return Held(blocks.W, state)
+        ended = problem.fit.ended(blocks, _state_with_past(problem, before))
+    return Held(blocks.W, replace(ended.state, past=None), ended.kept, ended.reconstruction_err)
 
 
 def save_held(folder: Folder, held: Held) -> None:
@@ -292,6 +352,14 @@ def _strip_of(held: Held, strip: int) -> Weights:
 def _outcome_of(held: Held) -> Outcome:
     outcome: Outcome = held.state.outcome
     return outcome
+
+
+def _kept_of(held: Held) -> Sums | None:
+    return held.kept
+
+
+def _err_of(held: Held) -> float:
+    return held.reconstruction_err
 
 
 def _told(held: Held) -> FitState:
@@ -316,6 +384,9 @@ class ManyTasks(Fitting):
     def begin(self) -> None:
         self._blocks.W = [None] * len(self._blocks.strips)
         model = self.problem.model
+        if self.problem.earlier is not None:
+            self._go_on(self.problem.earlier)
+            return
         if is_plain(model):
             HT = start(self._blocks, model.init, model.random_state, self.problem.mean)
             self.state = self._fit.begin(HT)
@@ -328,11 +399,29 @@ class ManyTasks(Fitting):
         self.tasks.fetch(started)
         self.state = replace(self._fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
 
+    def _go_on(self, earlier: EarlierFit) -> None:
+        state = go_on(self._blocks, self._fit, self.tasks.call("start", load_earlier, earlier.start))
+        self.tasks.fetch(self.tasks.call("keep", save_past, earlier.past, state.past))
+        self.state = replace(state, outcome=self._rooted(state.outcome), past=self._past())
+
+    def _past(self) -> Any:
+        """The past as its file gives it, like the outcome (`_rooted`)."""
+        earlier = self.problem.earlier
+        return None if earlier is None else self.tasks.call("kept", load_past, earlier.past)
+
     def advance(self) -> None:
         self._step(self._fit.advance)
 
-    def finish(self) -> None:
-        self._step(self._fit.finished)
+    def finish(self) -> float:
+        def ended(blocks: TaskBlocks, state: FitState) -> FitState:
+            self._ended = self._fit.ended(blocks, state)
+            return self._ended.state
+
+        self._step(ended)
+        return self._ended.reconstruction_err
+
+    def kept(self) -> Any:
+        return self._ended.kept
 
     def _step(self, step: Callable[[TaskBlocks, FitState], FitState]) -> None:
         """W and the state change together, or neither: what a job that is stopped meanwhile saves belongs together."""
@@ -372,7 +461,7 @@ class ManyTasks(Fitting):
     def resume(self, W: list[Any], state: FitState) -> None:
         self._blocks.W = W
         self._blocks.keep()  # what was kept before hangs on files that go now
-        self.state = state
+        self.state = replace(state, past=self._past())
 
 
 def fit_sample(problem: Problem, threads: int) -> Outcome:

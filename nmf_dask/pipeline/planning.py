@@ -257,10 +257,15 @@ def check_w(corpus: Corpus, settings: Settings, k: int) -> None:
 
 def check_documents(corpus: Corpus, settings: Settings) -> None:
     """Raise InputDataError for fewer documents than topics."""
-    if corpus.n_rows < settings.model.n_components:
+    check_enough_documents(corpus.n_rows, settings.model.n_components)
+
+
+def check_enough_documents(n_rows: int, n_components: int) -> None:
+    """Raise InputDataError for fewer documents than topics."""
+    if n_rows < n_components:
         raise InputDataError(
-            f"{corpus.n_rows} documents cannot make {settings.model.n_components} topics: lower -k "
-            "(model.n_components), or give more documents"
+            f"{n_rows} documents cannot make {n_components} topics: lower -k (model.n_components), or give more "
+            "documents"
         )
 
 

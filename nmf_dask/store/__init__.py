@@ -10,6 +10,7 @@ from nmf_dask.store.runs import (
     RunFolder,
     chosen_documents,
     open_run,
+    run_beside,
     run_id,
 )
 from nmf_dask.store.tables import (
@@ -52,6 +53,7 @@ __all__ = [
     "open_run",
     "part_key",
     "read_arrays",
+    "run_beside",
     "run_id",
     "top_features",
     "topics_table",

@@ -30,11 +30,12 @@ _RUN_ID = re.compile(r"[0-9a-f]{12,64}")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
-def run_id(settings: Settings, fingerprint: str) -> str:
+def run_id(settings: Settings, fingerprint: str, updated_from: str | None = None) -> str:
     """Name of the run that these settings make of an input with this fingerprint: 16 hexadecimal digits.
 
     What does not touch the result (cluster, run, the output path) does not touch the name. The size of a
-    partition does: it decides the files of W and the order of sums.
+    partition does: it decides the files of W and the order of sums. `updated_from` is the run that an update starts
+    from.
     """
     chosen = {
         "format_version": FORMAT_VERSION,
@@ -46,6 +47,8 @@ def run_id(settings: Settings, fingerprint: str) -> str:
         "n_top_terms": settings.output.n_top_terms,
         **settings.output.model_dump(mode="json", include={"w_format"}, exclude_defaults=True),
     }
+    if updated_from is not None:
+        chosen["update"] = [updated_from, settings.update.history]
     return hash_of(chosen)
 
 
@@ -209,7 +212,8 @@ class RunFolder:
     def _seal(self, parts: list[Folder], digests: Mapping[str, Digest]) -> None:
         """Write the manifest, and have the disk itself hold the results before `_SUCCESS` says so."""
         single = [file for file in (self.folder / "run.json", self.topics, self.convergence) if file.exists()]
-        results = [*single, *parts]
+        kept = [self.folder / "history" / name for name in (self.folder / "history").list()]
+        results = [*single, *kept, *parts]
         results += [self.folder / "W_csv" / name for name in (self.folder / "W_csv").list()]
         files = {self.name_of(file): file for file in results}
         known = {name: digests.get(name) or Digest.of(file.read_bytes()) for name, file in files.items()}
@@ -369,6 +373,21 @@ def open_run(uri: str) -> RunFolder:
         raise InputDataError(f"the run {run.folder} did not finish ({_fate(_told(run))}). Run the fit again")
     _check_format(run, run.read_run())
     return run
+
+
+def run_beside(model: str, name: str) -> str:
+    """The path or URI of a run, which `name` may be already; or the id of a run in the same folder as `model` means.
+
+    Raises InputDataError where there is no run of that id.
+    """
+    if not _RUN_ID.fullmatch(name):
+        return name
+    folder = open_run(model).model
+    run = folder.run(name)
+    if not run.folder.exists():
+        there = ", ".join(one.run_id for one in folder.runs()) or "none"
+        raise InputDataError(f"{folder.folder} holds no run {name}; its runs are {there}")
+    return run.folder.uri
 
 
 def _is_run(run: RunFolder) -> bool:

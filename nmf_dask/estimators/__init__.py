@@ -1,0 +1,1 @@
+"""Factorization and vectorizer in scikit-learn's manner: `NMF` and `HashedTfidf`."""

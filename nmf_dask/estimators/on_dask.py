@@ -1,0 +1,303 @@
+"""`NMF` of a Dask array: fitted where its chunks are, transformed chunk by chunk.
+
+With a client the chunks become blocks on the workers, which Dask spills where memory is short; without one they are
+staged in files of a temporary folder, one after the other, and read as they are visited. Either way rows are shuffled
+within chunks, and what is left of the fit is H.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_array
+from threadpoolctl import threadpool_limits
+
+from nmf_dask.beginning import begin, fit_of
+from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
+from nmf_dask.config import ModelSettings, machine_bytes
+from nmf_dask.estimators.engine import EngineFit, threads
+from nmf_dask.estimators.rows import Rows
+from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
+from nmf_dask.initialization import pad_H
+from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
+from nmf_dask.schedule import (
+    SAMPLE_NONZEROS,
+    SAMPLE_PASSES,
+    START_SWEEPS,
+    fits_one_task,
+    is_plain,
+    strip_count,
+)
+from nmf_dask.staging import StagedBlocks, write_block
+from nmf_dask.store import Folder
+
+if TYPE_CHECKING:
+    from nmf_dask.estimators.nmf import NMF
+
+Array = NDArray[Any]
+
+CACHE_SHARE = 0.1  # of memory, for staged blocks that are read again every pass
+
+
+class Facts(NamedTuple):
+    """What a fit needs to know of a chunk."""
+
+    n_rows: int
+    nnz: int
+    total: float
+
+
+class Started(NamedTuple):
+    """An H to begin with (m, kp), or how many topics to find one for."""
+
+    model: ModelSettings
+    H: Array | None
+
+
+def fit_chunks(estimator: NMF, X: Any, W: Any, H: Any) -> EngineFit:
+    """Fit an estimator to a Dask array; H comes back in the type of X."""
+    from nmf_dask.dask_rows import current_tasks, delayed_chunks
+    from nmf_dask.estimators.nmf import NAMES
+
+    X = _of_rows(estimator, X, reset=True)
+    shape = (sum(X.chunks[0]), X.shape[1])  # NaN where chunks do not tell their rows
+    k = estimator._resolved(shape, None, H)
+    estimator._check_loss(NAMES)
+    init = estimator._init((shape[1] if math.isnan(shape[0]) else shape[0], shape[1]), k)
+    if W is not None or (H is not None) != (init == "custom"):
+        raise ValueError('of a Dask array init="custom" starts from H, and from H alone: give H, and no W')
+    if init == "nndsvdar":
+        raise ValueError('init="nndsvdar" is not there for Dask arrays; take "nndsvda"')
+    start = Started(estimator.model_settings(k, init), None if H is None else np.asarray(H))
+    if start.H is not None and start.H.shape != (k, shape[1]):
+        raise ValueError(f"H has shape {start.H.shape}; X and n_components ask for {(k, shape[1])}")
+    chunks, tasks = delayed_chunks(X), current_tasks()
+    fit = _staged_fit(chunks, start) if tasks is None else _fit_by_workers(tasks, chunks, start)
+    return fit._replace(H=fit.H.astype(_dtype(X)))
+
+
+def lazy_weights(estimator: NMF, X: Any) -> Any:
+    """A Dask array of W, chunk by chunk."""
+    from nmf_dask.dask_rows import mapped_rows
+
+    X = _of_rows(estimator, X, reset=False)
+    dtype = _dtype(X)
+    return mapped_rows(X, _chunk_weights, estimator, len(estimator.components_), dtype)
+
+
+def chunks_of(X: Any) -> Iterator[Any]:
+    """The chunks of a Dask array in turn, one in memory at a time."""
+    from nmf_dask.dask_rows import delayed_chunks, one_by_one, row_chunks
+
+    return one_by_one(delayed_chunks(row_chunks(X)))
+
+
+def _of_rows(estimator: NMF, X: Any, *, reset: bool) -> Any:
+    from nmf_dask.dask_rows import row_chunks
+
+    names = np.asarray(X.columns, object) if hasattr(X, "columns") else None
+    X = row_chunks(X)
+    m = int(X.shape[1])
+    if reset:
+        estimator.n_features_in_ = m
+        if names is not None and all(isinstance(name, str) for name in names):
+            estimator.feature_names_in_ = names
+    elif m != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {m} features, but NMF is expecting {estimator.n_features_in_} features as input"
+        )
+    return X
+
+
+def _dtype(X: Any) -> Any:
+    return np.float32 if X.dtype == np.float32 else np.float64
+
+
+def _checked(chunk: Any) -> Any:
+    """A chunk as CSR or NumPy; ValueError for what no factorization takes."""
+    if hasattr(chunk, "to_scipy_sparse"):  # of the package sparse
+        chunk = chunk.to_scipy_sparse()
+    types: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
+    return check_array(chunk, ensure_non_negative=True, ensure_min_samples=0, input_name="X", **types)
+
+
+def _chunk_weights(chunk: Any, estimator: NMF) -> Array:
+    """A task: W of one chunk."""
+    if not chunk.shape[0]:
+        return np.empty((0, len(estimator.components_)), _dtype(chunk))
+    X = _checked(chunk)
+    return estimator._weights(Rows((X,), X.shape, X.dtype))
+
+
+def _block_of(chunk: Any, number: int, seed: int) -> Csr:
+    """A task: a chunk as the engine takes it, its rows shuffled: any share of them is a random sample."""
+    X = _checked(chunk)
+    order = np.random.default_rng([seed, 4, number]).permutation(X.shape[0])
+    with np.errstate(over="ignore"):
+        block = frozen(from_scipy(X[order]))
+    if not np.isfinite(block.data).all():
+        raise ValueError("X holds values beyond float32; scale it first")
+    return block
+
+
+def _facts(block: Csr) -> Facts:
+    return Facts(block.n_rows, block.nnz, float(block.data.sum(dtype=np.float64)))
+
+
+class Problem(NamedTuple):
+    """Blocks by what is known of them, and the fit that the settings ask for."""
+
+    facts: tuple[Facts, ...]
+    sizes: Sizes
+    start: Started
+
+    @classmethod
+    def of(cls, facts: list[Facts], m: int, start: Started) -> Problem:
+        """ValueError where there are fewer rows than NNDSVD takes, or none."""
+        n, nnz = sum(one.n_rows for one in facts), sum(one.nnz for one in facts)
+        if n == 0:
+            raise ValueError("X has no rows; a matrix (n, m) of one row at least is asked for")
+        return cls(tuple(facts), Sizes(n, m, nnz, start.model.n_components), start)
+
+    @property
+    def total(self) -> float:
+        """The sum of X."""
+        return sum(one.total for one in self.facts)
+
+    @property
+    def fit(self) -> Fit:
+        """Of an H that is given nothing is left to find: there are no more topics than asked for."""
+        scale = self.total / max(self.sizes.nnz, 1)
+        if self.start.H is not None:
+            return Fit.of(self.sizes, self.start.model, scale)
+        return fit_of(self.sizes, self.start.model, scale)
+
+    def strips(self) -> list[tuple[Run, ...]]:
+        """Each block cut into as many strips as are its due: what two workers hold is in no strip together."""
+        wanted = strip_count(self.sizes, self.start.model.beta_loss)
+        strips: list[tuple[Run, ...]] = []
+        for number, one in enumerate(self.facts):
+            if one.n_rows:
+                cuts = max(1, round(wanted * one.n_rows / self.sizes.n_rows))
+                strips += [
+                    tuple(run._replace(block=number) for run in strip)
+                    for strip in cut_strips([one.n_rows], cuts)
+                ]
+        return strips
+
+    def solved(self, blocks: Any, n_threads: int) -> EngineFit:
+        """The whole fit in this process; `blocks` gives one by its number."""
+        with LocalBlocks.of(blocks, self.sizes, self.strips(), n_threads) as local:
+            state = self._begun(local)
+            while state.stop_reason is None:
+                state = self.fit.advance(local, state)
+            return _told(self.fit.finished(local, state), self.sizes.n_components)
+
+    def _begun(self, local: LocalBlocks) -> FitState:
+        if self.start.H is None:
+            return begin(local, self.start.model, self.total)
+        state = self.fit.begin(pad_H(self.start.H))
+        local.visit(self.fold(), factor_of(state.outcome))
+        return state
+
+    def fold(self) -> FoldIn:
+        """The step that starts W under an H that is given."""
+        model = self.start.model
+        return FoldIn(self.fit.objective, model.n_components, START_SWEEPS[model.method])
+
+
+def _told(state: FitState, k: int) -> EngineFit:
+    last = state.rows[-1].reconstruction_err
+    H = np.ascontiguousarray(state.outcome.HT[:, :k].T)
+    return EngineFit(H, len(state.rows), state.stop_reason or "", last)
+
+
+def _staged_fit(chunks: list[Any], start: Started) -> EngineFit:
+    """Without a client: this process does everything, a block in memory at a time and thread."""
+    from nmf_dask.dask_rows import each_part, one_by_one, scratch_folder
+
+    with tempfile.TemporaryDirectory(prefix="nmf-dask-", dir=scratch_folder()) as scratch:
+        folder = Folder(scratch)
+        files = tuple(folder / f"part-{i:05d}.arrow" for i in range(len(chunks)))
+        stage = partial(_staged, files=files, seed=start.model.random_state)
+        facts = list(one_by_one(each_part(stage, chunks)))
+        problem = Problem.of([fact for fact, _ in facts], facts[0][1], start)
+        staged = StagedBlocks(files, int(machine_bytes() * CACHE_SHARE))
+        with threadpool_limits(1, user_api="blas"):
+            return problem.solved(staged, threads())
+
+
+def _staged(chunk: Any, number: int, files: tuple[Folder, ...], seed: int) -> tuple[Facts, int]:
+    block = _block_of(chunk, number, seed)
+    write_block(files[number], block)
+    return _facts(block), block.n_columns
+
+
+def _fit_by_workers(tasks: Any, chunks: list[Any], start: Started) -> EngineFit:
+    from nmf_dask.dask_rows import each_part, persisted
+
+    blocks = persisted(tasks, each_part(_block_of, chunks, start.model.random_state))
+    facts = [tasks.fetch(one) for one in tasks.map("facts", _facts, blocks)]
+    m = tasks.fetch(tasks.call("columns", _columns, blocks[0]))
+    problem = Problem.of(facts, m, start)
+    if fits_one_task(problem.sizes) or (is_plain(start.model) and start.H is None):
+        fit: EngineFit = tasks.fetch(tasks.call("fit", _fit_task, problem, blocks, tasks.threads))
+        return fit
+    state = _spread(tasks, problem, blocks)
+    outcome = tasks.fetch(state.outcome)
+    return _told(replace(state, outcome=outcome), problem.sizes.n_components)
+
+
+def _columns(block: Csr) -> int:
+    return block.n_columns
+
+
+def _fit_task(problem: Problem, blocks: list[Csr], n_threads: int) -> EngineFit:
+    """A task: the whole fit, where all blocks together are small."""
+    return problem.solved(list(blocks).__getitem__, n_threads)
+
+
+def _spread(tasks: Any, problem: Problem, blocks: list[Any]) -> FitState:
+    """The fit over all workers: H of a sample first, then passes of a task a strip."""
+    from nmf_dask.dask_rows import FutureBlocks
+
+    fit, strips = problem.fit, problem.strips()
+    over = FutureBlocks(blocks, tasks, problem.sizes, strips, [None] * len(strips))
+    if problem.start.H is None:
+        of = max(1, math.ceil(problem.sizes.nnz / SAMPLE_NONZEROS))
+        outcome = tasks.call(
+            "sample", _sample_task, problem, tasks.map("head", _head, blocks, of), tasks.threads
+        )
+    else:
+        outcome = tasks.call("start", _outcome_of, fit, pad_H(problem.start.H))
+    tasks.fetch(over.visit(problem.fold(), tasks.call("factor", factor_of, outcome)))
+    state = replace(fit.begin(np.empty((0, 0), np.float32)), outcome=outcome)
+    while state.stop_reason is None:
+        state = fit.advance(over, state)
+    return fit.finished(over, state)
+
+
+def _head(block: Csr, of: int) -> Csr:
+    """A task: the first rows of a block, a random sample."""
+    n = max(1, block.n_rows // of) if block.n_rows else 0
+    end = int(block.indptr[n])
+    return Csr(block.indptr[: n + 1], block.indices[:end], block.data[:end], block.n_columns)
+
+
+def _outcome_of(fit: Fit, HT: Array) -> Outcome:
+    return Outcome(HT, fit.objective.factor(HT), math.inf, ())
+
+
+def _sample_task(problem: Problem, heads: list[Csr], n_threads: int) -> Outcome:
+    """A task: H of the sample."""
+    model = problem.start.model.model_copy(update={"max_iter": SAMPLE_PASSES, "tol": 0.0})
+    sample = Problem.of([_facts(head) for head in heads], problem.sizes.n_features, Started(model, None))
+    H = sample.solved(list(heads).__getitem__, n_threads).H
+    return _outcome_of(problem.fit, pad_H(H))

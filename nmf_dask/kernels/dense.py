@@ -1,0 +1,102 @@
+"""Rows of W from products that BLAS has made, in float32 or float64: for dense matrices.
+
+Coordinate descent as in `nmf_dask.kernels.coordinate_descent`, and each row's problem solved to its end as in
+`nmf_dask.kernels.folding`; both in the type of the arrays they are given.
+"""
+
+# numba ships no types.
+# mypy: disable-error-code="untyped-decorator"
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmf_dask.kernels.active_sets import Weighted, new_room, solve
+from nmf_dask.kernels.compiled import compiled
+
+Doubles = NDArray[np.float64]
+
+TILE = 64  # rows that are swept together, one in each lane
+START_SWEEPS = 6  # before the exact method; they decide how long it takes, and nothing else
+
+
+@compiled
+def sweep_rows(W: Any, C: Any, G: Any, l1: Any, l2: Any, order: NDArray[np.int64], sweeps: int) -> float:
+    """Sweep over the coordinates of every row of W (n, k), in place and in `order` (k,); the rows' violation.
+
+    C = X Hᵀ (n, k) and G = H Hᵀ (k, k). Coordinate t goes to max(w_t - (Σ_r w_r G'_rt - C_t + l1) / G'_tt, 0) with
+    G' = G + l2 I, and stays where G'_tt is zero. The violation is the sum of the projected gradient's absolute values
+    as the first sweep meets them (scikit-learn's `_update_cdnmf_fast`). All are of one type; C-contiguous, or compiled
+    anew.
+    """
+    n, k = W.shape
+    assert C.shape == W.shape  # else what lies behind it would be read
+    assert G.shape == (k, k)
+    assert order.size == k
+    tile, linear, g = np.zeros((k, TILE), W.dtype), np.zeros((k, TILE), W.dtype), np.zeros(TILE, W.dtype)
+    violation = 0.0
+    for first in range(0, n, TILE):
+        height = min(TILE, n - first)
+        for i in range(height):
+            for t in range(k):
+                tile[t, i] = W[first + i, t]
+                linear[t, i] = l1 - C[first + i, t]
+        for sweep in range(sweeps):
+            for s in range(k):
+                t = order[s]
+                _gradient(tile, linear, G, l2, t, g)
+                if sweep == 0:
+                    for i in range(height):
+                        violation += abs(g[i]) if tile[t, i] > 0 else max(-g[i], 0 * g[i])
+                diagonal = G[t, t] + l2
+                if diagonal > 0:
+                    for i in range(TILE):
+                        tile[t, i] = max(tile[t, i] - g[i] / diagonal, 0 * g[i])
+        for i in range(height):
+            for t in range(k):
+                W[first + i, t] = tile[t, i]
+    return violation
+
+
+@compiled
+def _gradient(tile: Any, linear: Any, G: Any, l2: Any, t: int, g: Any) -> None:
+    k = G.shape[0]
+    for i in range(TILE):
+        g[i] = linear[t, i] + l2 * tile[t, i]
+    r = 0
+    # Four at a time: g is loaded and stored once for four rows of the tile.
+    while r + 4 <= k:
+        a, b, c, d = G[t, r], G[t, r + 1], G[t, r + 2], G[t, r + 3]
+        for i in range(TILE):
+            g[i] += (a * tile[r, i] + b * tile[r + 1, i]) + (c * tile[r + 2, i] + d * tile[r + 3, i])
+        r += 4
+    while r < k:
+        a = G[t, r]
+        for i in range(TILE):
+            g[i] += a * tile[r, i]
+        r += 1
+
+
+@compiled
+def exact_rows(C: Doubles, G: Doubles, W: Doubles) -> None:
+    """Set W (n, k) to what minimizes ½ wGw - cw for each row, w ≥ 0; C (n, k), G (k, k) positive semidefinite.
+
+    Each row is solved by itself. What penalties add is in C (less l1) and on G's diagonal (l2) already.
+    """
+    n, k = W.shape
+    assert C.shape == W.shape  # else memory of others would be read
+    assert G.shape == (k, k)
+    W[:] = 0.0
+    sweep_rows(W, C, G, 0.0, 0.0, np.arange(k), START_SWEEPS)
+    diagonal = np.empty(k)
+    for t in range(k):
+        diagonal[t] = G[t, t]
+    nothing = Weighted(
+        np.empty(0, np.int32), np.empty(0), np.empty((0, k), np.float32), np.ones(k, np.uint8), 0.0
+    )
+    w, room = np.empty(k), new_room(k)
+    for i in range(n):
+        w[:] = W[i]
+        solve(G, diagonal, C[i], w, nothing, room)
+        W[i] = w
