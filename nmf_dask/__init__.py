@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from nmf_dask.kernels.divergence import frobenius_norm as frobenius_norm
     from nmf_dask.kernels.divergence import kullback_leibler_divergence as kullback_leibler_divergence
     from nmf_dask.model import TopicModel as TopicModel
+    from nmf_dask.pipeline import evaluate as evaluate
     from nmf_dask.pipeline import fit as fit
+    from nmf_dask.pipeline import select as select
     from nmf_dask.pipeline import transform as transform
     from nmf_dask.pipeline import update as update
 
@@ -36,10 +38,12 @@ _HOMES = {
     "TopicModel": "nmf_dask.model",
     "VectorizerSettings": "nmf_dask.config",
     "beta_divergence": "nmf_dask.kernels.divergence",
+    "evaluate": "nmf_dask.pipeline",
     "fit": "nmf_dask.pipeline",
     "frobenius_norm": "nmf_dask.kernels.divergence",
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
+    "select": "nmf_dask.pipeline",
     "transform": "nmf_dask.pipeline",
     "update": "nmf_dask.pipeline",
 }

@@ -34,7 +34,7 @@ def _words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if origin is Literal:
         return " or ".join(f'"{choice}"' for choice in parts)
     if origin is tuple and parts[-1] is Ellipsis:
-        return "a list of texts"
+        return "a list of texts" if parts[0] is str else f"a list, each {_words(parts[0])}"
     if origin is tuple:
         return f"a list of {len(parts)}, each {_words(parts[0])}"
     names = {

@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 
 _SHORTEST_DEADLINE = 15  # seconds; the end of a job is given ten of them (pipeline/deadline.py)
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
+_RANGE = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*(?::\s*(\d+)\s*)?")
 _SECONDS = re.compile(r"\s*(\d+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?)?\s*", re.IGNORECASE)
 # S3 secrets hold slashes, which people paste as they are; no other scheme has a colon that far from a port.
 _S3_SECRET = re.compile(r"\b(s3[an]?://)[^\s@:\"']*:[^\s@\"']*@", re.IGNORECASE)
@@ -123,6 +124,24 @@ def _ordered(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+def _numbers(value: Any) -> Any:
+    """A number, a range "from:to:step" (or "from:to") and a list of both as one tuple, ascending, each once."""
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    numbers: list[Any] = []
+    for one in listed:
+        match = _RANGE.fullmatch(one) if isinstance(one, str) else None
+        if match is None:
+            numbers.append(one)
+            continue
+        first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
+        if step == 0 or last < first:
+            raise ValueError('a range is "from:to:step", such as "5:50:5"')
+        numbers += range(first, last + 1, step)
+    if all(type(one) is int for one in numbers):
+        return tuple(sorted(set(numbers)))
+    return tuple(numbers)
+
+
 def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({name for name in value if value.count(name) > 1})
     if twice:
@@ -143,6 +162,7 @@ def _history(value: str) -> str:
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 SomeNames = Annotated[Names, Field(min_length=1)]
+Numbers = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_numbers)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Field(ge=0.0)]
 # An int is a count and a float is a share, as in scikit-learn: 1 and 1.0 are opposites.
@@ -453,6 +473,57 @@ class TransformSettings(Section):
     )
 
 
+class EvaluateSettings(Section):
+    """How good the topics of a model are; read by `nmf-dask evaluate` alone."""
+
+    judged_model: Name | None = Field(
+        None,
+        description="the model folder, or one run in it: a path or URI",
+        examples=["s3://bucket/model"],
+    )
+    result_file: Name | None = Field(
+        None,
+        description="file for the result beside stdout: .json (all of it) or .parquet (one row a topic)",
+        examples=["evaluation.parquet"],
+    )
+    n_judged_terms: Annotated[int, Field(ge=2)] = Field(10, description="terms a topic that are judged")
+    window: PositiveInt | Literal["auto"] = Field(
+        "auto", description='words of a sliding window; "auto": gensim\'s, 10 for NPMI and C_uci, 110 for C_v'
+    )
+    held_out: bool = Field(
+        True, description="also fold in half of each document, for the loss of the other half"
+    )
+    label_column: Name | None = Field(
+        None, description="column of labels to compare topics with; none: nothing", examples=["label"]
+    )
+    compare: Name | None = Field(
+        None,
+        description="another model, or run, whose topics are matched with these: a path or URI; none: nothing",
+        examples=["model/runs/0123456789abcdef"],
+    )
+
+
+class SelectSettings(Section):
+    """Choosing the number of topics; read by `nmf-dask select` alone, in place of model.n_components."""
+
+    candidates: Numbers = Field(
+        (),
+        description='numbers of topics to try: a list, or a range "from:to:step" that ends with `to`',
+        examples=[[5, 10, 20, 40]],
+    )
+    fits: Annotated[int, Field(ge=2)] = Field(10, description="fits of perturbed data for each of them")
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.5, description="rows of a fit, drawn with replacement: a share of all"
+    )
+    stability: Annotated[float, Field(ge=-1.0, le=1.0)] = Field(
+        0.5, description="silhouette that each topic must reach for its k to count as stable"
+    )
+    commit: bool = Field(
+        False,
+        description="also fit the recommended number of topics to the whole corpus, as a run of the model",
+    )
+
+
 class UpdateSettings(Section):
     """New documents into a model, whose topics go on; read by `nmf-dask update` alone."""
 
@@ -489,6 +560,8 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
     transform: TransformSettings = TransformSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    select: SelectSettings = SelectSettings()
     update: UpdateSettings = UpdateSettings()
 
     @model_validator(mode="after")

@@ -18,6 +18,10 @@ from nmf_dask.vocabulary import Vocabulary, weigh
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
+FLOOR = 1e-8
+"""Of products that a Kullback-Leibler loss of words unseen is taken of; entries of X are some hundredths or more."""
+RUN_ROWS = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class FixedH:
@@ -56,6 +60,44 @@ class FixedH:
         l1, l2 = float(self.penalties.l1_W), float(self.penalties.l2_W)
         fit_rows(X.indptr, X.indices, X.data, HT, sums, l1, l2, W)
         return W
+
+    def loss(self, X: Csr, W: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
+        """The divergence of some rows of X (n, m) from W (n, kp) H, without penalties, and its size without topics.
+
+        The size is ‖X‖²/2 for Frobenius, the sum of X for Kullback-Leibler, where a product of zero counts as `FLOOR`:
+        a word that no topic of the document knows costs much, and not everything.
+        """
+        from nmf_dask.kernels import frobenius, kullback_leibler
+
+        X, divergence, size = frozen(X), 0.0, 0.0
+        HT, nothing = read_only(on_cache_line(self.HT), np.float32), np.empty((0, W.shape[1]), np.float32)
+        for low, high in _runs(rows):
+            values = X.data[X.indptr[low] : X.indptr[high]].astype(np.float64)
+            w = on_cache_line(W[low:high])
+            if self.beta_loss == "frobenius":
+                C = zeros(*w.shape)
+                frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, HT, C)
+                wide = w.astype(np.float64)
+                size += 0.5 * float(values @ values)
+                divergence += 0.5 * float(np.sum((wide @ self.gram) * wide)) - float(np.sum(C * wide))
+            else:
+                part = kullback_leibler.update_rows(
+                    X.indptr, X.indices, X.data, low, high, w, HT, read_only(self.gram, np.float32), 0, 0.0, 0.0,
+                    FLOOR, nothing,
+                )  # fmt: skip
+                size += float(values.sum())
+                divergence += float(part) + float(w.sum(axis=0, dtype=np.float64) @ self.gram)
+        return (divergence + size if self.beta_loss == "frobenius" else divergence), size
+
+
+def _runs(rows: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where rows that are true follow each other, up to `RUN_ROWS` of them: from, to under."""
+    edges = np.flatnonzero(np.diff(rows.astype(np.int8), prepend=0, append=0))
+    return [
+        (low, min(low + RUN_ROWS, stop))
+        for first, stop in edges.reshape(-1, 2).tolist()
+        for low in range(first, stop, RUN_ROWS)
+    ]
 
 
 class Folded(NamedTuple):

@@ -133,6 +133,21 @@ class TestPrograms:
         assert [row["workers"] for row in model] == [1, 10, 100, 1000] * 2
         assert any(note.startswith("assumptions") for note in report["notes"])
 
+    def test_evaluate_comes_to_what_gensim_comes_to(self, corpus: str, tmp_path: Path) -> None:
+        report, _ = run("evaluate", corpus, tmp_path, "--repeat", "1", "-k", "4", "-n", "5")
+        rows = report["tables"]["four measures of coherence, medians"]
+        assert [row["side"] for row in rows][-1] == "gensim's CoherenceModel"
+        assert max(row["largest difference"] for row in rows) < 1e-9
+
+    def test_select_finds_what_was_planted(self, corpus: str, tmp_path: Path) -> None:
+        few = ["--planted", "3", "--seeds", "1", "--around", "1", "--fits", "3"]
+        report, _ = run("select", corpus, tmp_path, "--repeat", "1", "-k", "4", *few)
+        assert only_row(report, "planted")["within 1"] == 1
+        assert [row["job"] for row in report["tables"]["what fits of one k cost, medians"]] == [
+            "one fit",
+            "3 fits",
+        ]
+
     def test_transform_comes_to_what_scikit_learn_comes_to(self, corpus: str, tmp_path: Path) -> None:
         options = ["--repeat", "1", "-k", "4", "--sample", "50", "--peer-tol", "1e-3"]
         report, _ = run("transform", corpus, tmp_path, *options)

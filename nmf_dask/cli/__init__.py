@@ -15,7 +15,7 @@ from nmf_dask.cli.errors import Console, interruption_as_error, report
 from nmf_dask.cli.termination import termination_as_error
 from nmf_dask.residence import age
 
-COMMANDS = ("fit", "transform", "update", "topics", "demo")
+COMMANDS = ("fit", "transform", "update", "evaluate", "select", "topics", "demo")
 
 
 class Commands(click.Group):

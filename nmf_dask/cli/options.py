@@ -55,11 +55,26 @@ TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
     "transform.model": ("--model",),
     "transform.new_only": ("--new-only",),
 }
+EVALUATE_FLAGS: dict[str, tuple[str, ...]] = {
+    "evaluate.judged_model": ("--model",),
+    "evaluate.result_file": ("--output",),
+    "evaluate.n_judged_terms": ("-n", "--n-top-terms"),
+    "evaluate.window": ("--window",),
+    "evaluate.label_column": ("--label-column",),
+    "evaluate.compare": ("--compare",),
+}
+SELECT_FLAGS: dict[str, tuple[str, ...]] = {
+    "select.candidates": ("-k", "--n-components"),
+    "select.fits": ("--fits",),
+    "select.share": ("--share",),
+    "select.stability": ("--stability",),
+    "select.commit": ("--commit",),
+}
 UPDATE_FLAGS: dict[str, tuple[str, ...]] = {
     "update.base": ("--model",),
     "update.history": ("--history",),
 }
-ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | UPDATE_FLAGS
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | UPDATE_FLAGS | EVALUATE_FLAGS | SELECT_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
@@ -68,6 +83,11 @@ _METAVARS = {
     "corpus.where": "CONDITION",
     "output.output": "URI",
     "transform.model": "URI",
+    "evaluate.judged_model": "URI",
+    "evaluate.result_file": "FILE",
+    "evaluate.window": "WORDS",
+    "evaluate.compare": "MODEL",
+    "select.candidates": "K,K,…|FROM:TO:STEP",
     "update.base": "URI",
     "update.history": "keep|discount=SHARE|forget|reread",
     "vectorizer.min_df": "COUNT|SHARE",
@@ -185,7 +205,7 @@ def resolved_of(
     return resolve(given, required)
 
 
-def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def job_options(command: Callable[..., Any], positional: str = "[JOB.toml]") -> Callable[..., Any]:
     """Add what commands that run a job have beside the flags of settings: what `carry_out` takes."""
     for add in (
         verbosity_options,
@@ -198,10 +218,30 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SECTION.KEY=VALUE",
             help="any setting of the job file; may be repeated",
         ),
-        click.argument("job_files", metavar="[JOB.toml]", nargs=-1, type=click.Path()),
+        click.argument("job_files", metavar=positional, nargs=-1, type=click.Path()),
     ):
         command = add(command)
     return command
+
+
+def refuse_settings_of_the_fit(assignments: tuple[str, ...]) -> None:
+    """To take them and not to use them would be a false promise; a job file may hold those of its fit."""
+    for assignment in assignments:
+        if assignment.strip().startswith(("vectorizer.", "model.")):
+            raise click.UsageError(
+                f"--set {assignment}: these settings are taken from the model; fit another one to change them"
+            )
+
+
+def with_model(given: dict[str, Any], key: str) -> dict[str, Any]:
+    """Parsed arguments, with the one that stands alone and is no job file as the model, under the flag of `key`."""
+    alone = [one for one in given["job_files"] if not one.endswith(".toml")]
+    name = _parameter(key)
+    if len(alone) > 1 or (alone and given[name] is not None):
+        several = ", ".join([*alone, *filter(None, [given[name]])][:3])
+        raise click.UsageError(f"one model is asked for, and several are given: {several}")
+    files = tuple(one for one in given["job_files"] if one.endswith(".toml"))
+    return {**given, "job_files": files, name: alone[0] if alone else given[name]}
 
 
 def carry_out(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from nmf_dask.cli.errors import Console
-from nmf_dask.cli.options import SettingsCommand, carry_out, job_options
+from nmf_dask.cli.options import SettingsCommand, carry_out, job_options, refuse_settings_of_the_fit
 
 REQUIRED = {
     "transform.model": "give --model URI, or model under [transform] in the job file",
@@ -45,7 +45,7 @@ def command(console: Console, /, **given: Any) -> None:
       nmf-dask transform --model model --input 'new/*.parquet' --output weights
       nmf-dask transform --model s3://bucket/model --input s3://bucket/corpus --output s3://bucket/weights --new-only
     """
-    _refuse_settings_of_the_fit(given["assignments"])
+    refuse_settings_of_the_fit(given["assignments"])
     carry_out(console, REQUIRED, _plan, run, **given)
 
 
@@ -53,15 +53,6 @@ def _plan(settings: Any) -> Any:
     from nmf_dask.pipeline import plan_transform
 
     return plan_transform(settings)
-
-
-def _refuse_settings_of_the_fit(assignments: tuple[str, ...]) -> None:
-    """To take them and not to use them would be a false promise; a job file may hold those of its fit."""
-    for assignment in assignments:
-        if assignment.strip().startswith(("vectorizer.", "model.")):
-            raise click.UsageError(
-                f"--set {assignment}: a transform takes these settings from the model; fit another one to change them"
-            )
 
 
 def run(settings: Any, console: Console) -> None:

@@ -1,10 +1,18 @@
 """The corpus: Parquet files found, checked by their footers, cut into partitions, read by columns."""
 
 from nmf_dask.corpus.columns import Columns
-from nmf_dask.corpus.dataset import Corpus, difference, find_corpus, no_document, open_corpus, staged
+from nmf_dask.corpus.dataset import (
+    Corpus,
+    check_labels,
+    difference,
+    find_corpus,
+    no_document,
+    open_corpus,
+    staged,
+)
 from nmf_dask.corpus.partitions import LARGEST_UNCUT, Partition, Piece, SourceFile
 from nmf_dask.corpus.raw import Raw
-from nmf_dask.corpus.reading import read_ids, read_kept, read_texts, read_texts_by_slices
+from nmf_dask.corpus.reading import read_ids, read_kept, read_labels, read_texts, read_texts_by_slices
 from nmf_dask.corpus.seen import Seen, look_at
 
 __all__ = [
@@ -16,6 +24,7 @@ __all__ = [
     "Raw",
     "Seen",
     "SourceFile",
+    "check_labels",
     "difference",
     "find_corpus",
     "look_at",
@@ -23,6 +32,7 @@ __all__ = [
     "open_corpus",
     "read_ids",
     "read_kept",
+    "read_labels",
     "read_texts",
     "read_texts_by_slices",
     "staged",

@@ -27,6 +27,7 @@ from nmf_dask.corpus.footers import (
     check_alone,
     check_column,
     id_column,
+    label_column,
     null_counts,
     read_footer,
     single_column,
@@ -248,6 +249,18 @@ def _keys(found: Sequence[Found], settings: CorpusSettings) -> pa.Schema:
     """Keys of all files' folders; one of the id's name is left to the files."""
     fields = key_fields(keys_of(one.location.path) for one in found)
     return pa.schema([one for one in fields if one.name != settings.id_column])
+
+
+def check_labels(corpus: Corpus, column: str) -> None:
+    """Raise InputDataError, naming the file, where one has no such column that labels can be read from."""
+
+    def check(file: SourceFile) -> None:
+        footer = read_footer(file.location)
+        check_column(footer, file.location, label_column(footer, file.location, column))
+
+    local = all(file.location.is_local for file in corpus.files)
+    with ThreadPoolExecutor(min(LOCAL_READERS if local else REMOTE_REQUESTS, len(corpus.files))) as pool:
+        list(pool.map(check, corpus.files))
 
 
 def _partitions_by_file(row_groups: Sequence[RowGroup], partition_bytes: int) -> tuple[Partition, ...]:

@@ -189,6 +189,19 @@ def single_column(footer: Footer, location: Location, name: str, flag: str) -> C
     )
 
 
+def label_column(footer: Footer, location: Location, name: str) -> Column:
+    """The column of labels; InputDataError where it is missing or holds no names, numbers or times."""
+    column = _find(footer, location, name, "--label-column", "evaluate")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    if not (pa.types.is_nested(kind) or binary or isinstance(kind, pa.BaseExtensionType)):
+        return column
+    raise InputDataError(
+        f"{location}: column {name!r} has type {column.type}; a label must be a single value, such as a string or an "
+        "integer. Choose another column by --label-column (evaluate.label_column), or leave that out"
+    )
+
+
 def check_alone(footer: Footer, location: Location) -> None:
     """Raise InputDataError for files that were put together as one (`cat a b`): the last footer knows its own rows.
 
@@ -347,7 +360,7 @@ def column_of(footer: Footer, name: str) -> Column:
     return Column(name, _plain(type_), leaf, path, pa.types.is_dictionary(type_))
 
 
-def _find(footer: Footer, location: Location, name: str, flag: str) -> Column:
+def _find(footer: Footer, location: Location, name: str, flag: str, section: str = "corpus") -> Column:
     names = footer.schema.names
     if names.count(name) > 1:
         raise InputDataError(
@@ -359,7 +372,7 @@ def _find(footer: Footer, location: Location, name: str, flag: str) -> Column:
         f"{location}: no column {name!r}. "
         + (f"Its columns: {_listed(names)}." if names else "It has no columns.")
         + did_you_mean(name, nested_names(footer.schema))
-        + f" Name the column by {flag} (corpus.{flag[2:].replace('-', '_')})."
+        + f" Name the column by {flag} ({section}.{flag[2:].replace('-', '_')})."
     )
 
 

@@ -135,6 +135,16 @@ def _key(piece: Piece, one: pa.Field) -> pa.Array:
     return pa.repeat(pa.scalar(value, one.type), piece.stop - piece.start)
 
 
+def read_labels(partition: Partition, label_column: str) -> pa.ChunkedArray:
+    """Labels of a partition's documents as strings, in chunks of one dictionary; a null is a document without a label.
+
+    Raises what `read_texts` raises.
+    """
+    chunks = (chunk.cast(pa.string()) for _, chunk in _read(partition, label_column, MAX_BATCH_ROWS))
+    encoded = [chunk.dictionary_encode() for chunk in chunks]
+    return pa.chunked_array(encoded, pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
+
+
 def _null_id(partition: Partition, piece: Piece, column: str, row: int) -> InputDataError:
     before = 0
     for other in partition.pieces:

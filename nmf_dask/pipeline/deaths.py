@@ -33,6 +33,8 @@ REMEDIES = {
     "fit": _LOWER_ALL,
     "write": _LOWER,
     "transform": _LOWER,
+    "evaluate": _LOWER,
+    "perturb": _LOWER_ALL,
 }
 _STAGES = tuple(REMEDIES)
 

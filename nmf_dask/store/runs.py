@@ -251,6 +251,10 @@ class ModelFolder:
         """The run of that name, there or not."""
         return RunFolder(self.folder / "runs" / run_id)
 
+    def selection(self, name: str) -> RunFolder:
+        """The folder of a choice of k: beside the runs, so that what lies in it is no run."""
+        return RunFolder(self.folder / "selections" / name)
+
     def runs(self) -> list[RunFolder]:
         """All runs that left a trace, committed or not."""
         return [self.run(name) for name in (self.folder / "runs").list() if _RUN_ID.fullmatch(name)]
@@ -277,7 +281,7 @@ class ModelFolder:
         return self._is_model(self.folder.list())
 
     def _is_model(self, names: Sequence[str]) -> bool:
-        if "LATEST" in names or any(name.partition(".")[0] == "LOCK" for name in names):
+        if {"LATEST", "selections"} & set(names) or any(name.partition(".")[0] == "LOCK" for name in names):
             return True
         return "runs" in names and (bool(self.runs()) or not (self.folder / "runs").list())
 

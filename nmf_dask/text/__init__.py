@@ -2,5 +2,6 @@
 
 from nmf_dask.text.counting import count_texts
 from nmf_dask.text.counts import Counts
+from nmf_dask.text.occurrences import Occurrences, occurrences
 
-__all__ = ["Counts", "count_texts"]
+__all__ = ["Counts", "Occurrences", "count_texts", "occurrences"]

@@ -74,15 +74,15 @@ def _tally(parts: Sequence[Documents], analysis: Analysis, ends: NDArray[np.int6
     n_bytes = sum(int((part.ends - part.begins).sum()) for part in parts)
     shortest, longest = settings.ngram_range
     tally = empty_tally(n_bytes, longest - shortest + 1)
-    stops = _small(_with_words(empty_tally(0, 0), analysis.stop_words or ()))
+    stops = small_table(with_words(empty_tally(0, 0), analysis.stop_words or ()))
     if longest == 1 and stops.sizes[2]:
         # One search for a word tells both whether it is counted and as what.
-        tally = _with_words(tally, analysis.stop_words or ())
+        tally = with_words(tally, analysis.stop_words or ())
         stops = empty_tally(0, 0)
     done = 0
     for part in parts:
         row_ends = ends[done : done + len(part.begins)]
-        folding = (fold.table, fold.sequences, _room(part, fold, done))
+        folding = (fold.table, fold.sequences, document_room(part, fold, done))
         if settings.analyzer == "word":
             rest = (*part, *folding, analysis.min_length, shortest, longest, row_ends)
             tally = _filled(tally, lambda *state, rest=rest: count_words(*state, stops, *rest))
@@ -101,7 +101,7 @@ def _filled(tally: Tally, kernel: Callable[[Tally, Progress], int]) -> Tally:
     return tally
 
 
-def _room(part: Documents, fold: Fold, first_row: int) -> int:
+def document_room(part: Documents, fold: Fold, first_row: int) -> int:
     """Bytes that the longest document has once it is folded, at most."""
     room = fold.growth * part.longest
     if room > MAX_DOCUMENT:
@@ -113,8 +113,8 @@ def _room(part: Documents, fold: Fold, first_row: int) -> int:
     return room
 
 
-def _with_words(tally: Tally, words: Collection[str]) -> Tally:
-    """An empty tally with stop words as its first terms, which are not counted."""
+def with_words(tally: Tally, words: Collection[str]) -> Tally:
+    """An empty tally with words as its first terms, sorted, which are not counted: stop words above all."""
     contents = [word.encode("utf-8", "surrogatepass") for word in sorted(words)]
     buffer = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8).copy()
     ends = np.cumsum([len(content) for content in contents], dtype=np.int64)
@@ -126,7 +126,7 @@ def _with_words(tally: Tally, words: Collection[str]) -> Tally:
     return tally
 
 
-def _small(tally: Tally) -> Tally:
+def small_table(tally: Tally) -> Tally:
     """The same terms in a table small enough to stay in the nearest cache."""
     n_terms = int(tally.sizes[0])
     slots = np.zeros(2 ** (4 * n_terms).bit_length(), np.int32)
