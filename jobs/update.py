@@ -11,7 +11,8 @@ from nmf_dask.cli import main as nmf_dask
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return nmf_dask(["update", *(sys.argv[1:] if arguments is None else arguments)])
+    alone = arguments is None  # a script: its deadline is that of the process
+    return nmf_dask(["update", *(sys.argv[1:] if arguments is None else arguments)], alone)
 
 
 if __name__ == "__main__":  # Dask's worker processes import this file
