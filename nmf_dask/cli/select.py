@@ -49,11 +49,11 @@ def _plan(settings: Any) -> Any:
 
 def run(settings: Any, console: Console) -> None:
     """Select, with a display on stderr, then print the table and the recommendation on stdout."""
-    from nmf_dask.cli.display import display
     from nmf_dask.cli.measures import print_selection
+    from nmf_dask.cli.watching import watched
     from nmf_dask.pipeline import select
 
-    with display(settings.run.log_format, console.verbosity) as observer:
-        result = select(settings, observer)
+    with watched(settings.run, console) as observer:
+        result = select(settings, observer, console.started)
         observer.inform(f"table and picture are in {result.uri}")
     print_selection(result, settings.run.log_format)

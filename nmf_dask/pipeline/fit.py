@@ -128,7 +128,10 @@ def finished_before(run: RunFolder, observer: Observer) -> FitResult:
 
 
 class Job:
-    """One fit under its lock: the stages in order, and what run.json will say of them."""
+    """One fit under its lock: the stages in order, and what run.json will say of them.
+
+    `stage` holds its intermediate files: unless given, below the run or in `run.scratch`.
+    """
 
     def __init__(
         self,
@@ -138,6 +141,7 @@ class Job:
         observer: Observer,
         lock: ModelLock,
         started: float,
+        stage: Stage | None = None,
     ) -> None:
         self.settings = settings
         self.corpus = corpus
@@ -146,7 +150,7 @@ class Job:
         self.lock = lock
         self.started = started
         scratch = settings.run.scratch
-        self.stage = Stage(Folder(scratch) / run.run_id if scratch else run.work)
+        self.stage = stage or Stage(Folder(scratch) / run.run_id if scratch else run.work)
         self.checkpoints = Checkpoints(self.stage, lock)
         self.account = Account(settings, corpus, observer)
         self.deadline = Deadline(settings.run, started)

@@ -18,7 +18,6 @@ from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError
 from nmf_dask.evaluation import TopTerms
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline.checkpoints import Checkpoints
 from nmf_dask.pipeline.evaluate import EvidenceTasks, gathered
 from nmf_dask.pipeline.fit import Job
 from nmf_dask.pipeline.fitting import Problem
@@ -57,16 +56,16 @@ class SelectResult:
     told: dict[str, Any] = field(repr=False)
 
 
-def select(settings: Settings, observer: Observer | None = None) -> SelectResult:
+def select(settings: Settings, observer: Observer | None = None, since: float | None = None) -> SelectResult:
     """Try the numbers of topics that `settings.select` names on the corpus, and recommend one.
 
     Writes selection.parquet (a row a number), selection.json and selection.svg below `selections/` of the output, and
     with `select.commit` a run of the recommended number. A selection that has finished is not run again; one that was
     interrupted goes on: every finished fit is staged. Raises ConfigurationError, InputDataError and RetryableError,
-    each with a message for the user.
+    each with a message for the user; in time for `run.deadline`, which counts from `since`, DeadlineReached.
     """
     observer = observer or Observer()
-    started = time.perf_counter()
+    started = time.perf_counter() if since is None else since
     observer.stage("plan")
     settings = _checked(settings)
     corpus = opened(settings)
@@ -137,7 +136,10 @@ class Selecting(Job):
 
         if self.settings.run.resume == "never":
             self.stage.folder.delete()
-        with connected(self.settings.cluster) as cluster:
+        self.observer.named(self.run.run_id, self.corpus.n_rows)
+        self.observer.connecting(self.settings.cluster.scheduler)
+        report = self.settings.run.performance_report
+        with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
             candidates = self._candidates(cluster)
         asked = self.settings.select
         chosen = recommended(candidates, asked.stability)
@@ -231,9 +233,7 @@ class Selecting(Job):
             run.commit()
             self.observer.inform(f"run {run.run_id} of {k} topics has finished before")
             return
-        job = Job(settings, corpus, run, self.observer, self.lock, time.perf_counter())
-        job.stage = self.stage
-        job.checkpoints = Checkpoints(self.stage, self.lock)
+        job = Job(settings, corpus, run, self.observer, self.lock, self.started, self.stage)
         self.observer.inform(f"{k} topics: fitting them to the whole corpus")
         result = job.done()
         self.observer.inform(f"the model is in {result.uri}")
