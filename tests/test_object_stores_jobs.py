@@ -13,7 +13,7 @@ import pytest
 from nmf_dask import demo, fit
 from nmf_dask.cli import main
 from nmf_dask.corpus.locations import connect
-from nmf_dask.store import ModelFolder, lock
+from nmf_dask.store import ModelFolder, lock, open_run
 from nmf_dask.store.folder import _file_system
 from tests.faulty_command import FAST_PASSES, Driver, slow_pass
 from tests.small_corpora import (
@@ -157,3 +157,50 @@ def test_the_demo_and_its_topics(
     assert sorted(
         name.rpartition("/")[2] for name in names if name.startswith(f"{BUCKET}/d/corpus/demo-")
     ) == [f"demo-{number:05d}.parquet" for number in range(demo.N_FILES)]
+
+
+def test_update_evaluate_and_select_in_the_store(
+    store: pafs.FileSystem,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same as on disk, and nothing of a key: catches a command that reads or writes beside the store's layer."""
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
+    told: dict[str, list[str]] = {}
+    last = {}
+    for place in (f"s3://{BUCKET}", str(tmp_path)):
+        (tmp_path / "c").mkdir(exist_ok=True)
+
+        def takes_in(parts: list[str], place: str = place) -> None:
+            for part in parts:
+                if place == str(tmp_path):
+                    (tmp_path / "c" / part).write_bytes((corpus / part).read_bytes())
+                else:
+                    pafs.copy_files(str(corpus / part), f"{BUCKET}/c/{part}", destination_filesystem=store)
+
+        def done(*arguments: object) -> str:
+            assert main([*map(str, arguments), "--log-format", "json"]) == 0
+            return capsys.readouterr().out
+
+        common = ("--input", f"{place}/c", "--id-column", "doc_id")
+        first, *rest = sorted(part.name for part in corpus.iterdir())
+        takes_in([first])
+        made = json.loads(done("fit", *common, "--output", f"{place}/m", "-k", 4, "--max-iter", 5))
+        takes_in(rest)
+        done("update", *common, "--model", f"{place}/m")
+        assert main(["topics", f"{place}/m", "--compare", made["run_id"], "--format", "json"]) == 0
+        compared = capsys.readouterr().out
+        judged = done("evaluate", f"{place}/m", "--input", f"{place}/c", "--output", f"{place}/judged.json")
+        chosen = done("select", "--input", f"{place}/c", "--output", f"{place}/s", "-k", "3,4", "--fits", 3)
+        told[place] = [compared.replace(place, ""), json.dumps(json.loads(judged)["overall"])]
+        assert json.loads(chosen)["recommended"] in (3, 4)
+        last[place] = open_run(f"{place}/m")
+    in_store, on_disk = told.values()
+    assert in_store == on_disk
+    (tmp_path / "made").mkdir()
+    run, twin = last.values()
+    pafs.copy_files(run.folder.path, str(tmp_path / "made"), source_filesystem=store)
+    assert wh_bytes(tmp_path / "made") == wh_bytes(twin.folder.uri)
+    assert_no_secret(objects(store))
