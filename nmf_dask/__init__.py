@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from nmf_dask.config import ClusterSettings as ClusterSettings
     from nmf_dask.config import CorpusSettings as CorpusSettings
     from nmf_dask.config import ModelSettings as ModelSettings
+    from nmf_dask.config import NightlySettings as NightlySettings
     from nmf_dask.config import OutputSettings as OutputSettings
     from nmf_dask.config import RunSettings as RunSettings
     from nmf_dask.config import Settings as Settings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nmf_dask.pipeline import evaluate as evaluate
     from nmf_dask.pipeline import fit as fit
     from nmf_dask.pipeline import select as select
+    from nmf_dask.pipeline import nightly as nightly
     from nmf_dask.pipeline import transform as transform
     from nmf_dask.pipeline import update as update
 
@@ -32,6 +34,7 @@ _HOMES = {
     "HashedTfidf": "nmf_dask.estimators.tfidf",
     "ModelSettings": "nmf_dask.config",
     "NMF": "nmf_dask.estimators.nmf",
+    "NightlySettings": "nmf_dask.config",
     "OutputSettings": "nmf_dask.config",
     "RunSettings": "nmf_dask.config",
     "Settings": "nmf_dask.config",
@@ -44,6 +47,7 @@ _HOMES = {
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
     "select": "nmf_dask.pipeline",
+    "nightly": "nmf_dask.pipeline",
     "transform": "nmf_dask.pipeline",
     "update": "nmf_dask.pipeline",
 }

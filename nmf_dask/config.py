@@ -550,6 +550,24 @@ class UpdateSettings(Section):
         return self.history == "reread"
 
 
+class NightlySettings(Section):
+    """Every night: what came is transformed, the model updated when it is due; read by `nmf-dask nightly` alone."""
+
+    weights: Name | None = Field(
+        None,
+        description="folder of the weights, one below it for each run of the model in output.output: a path or URI",
+        examples=["s3://bucket/weights"],
+    )
+    every: PositiveInt | None = Field(
+        7, description="update at this many nights with new files since the last; none: not by number"
+    )
+    loss_rise: Annotated[float, Field(ge=0.0)] | None = Field(
+        0.01,
+        description="update when the relative loss of new documents is above that of the run's own by more than this "
+        "share of it (of text it is near 1, and seldom rises by more than a few hundredths); none: not by loss",
+    )
+
+
 class Settings(Section):
     """One job. A section may be given as a plain dict: ``Settings(model={"n_components": 5})``."""
 
@@ -563,6 +581,7 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     select: SelectSettings = SelectSettings()
     update: UpdateSettings = UpdateSettings()
+    nightly: NightlySettings = NightlySettings()
 
     @model_validator(mode="after")
     def _terms_for_every_topic(self) -> Settings:

@@ -17,7 +17,6 @@ from nmf_dask.vocabulary import Vocabulary, weigh
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-
 FLOOR = 1e-8
 """Of products that a Kullback-Leibler loss of words unseen is taken of; entries of X are some hundredths or more."""
 RUN_ROWS = 4096
@@ -89,6 +88,13 @@ class FixedH:
                 divergence += float(part) + float(w.sum(axis=0, dtype=np.float64) @ self.gram)
         return (divergence + size if self.beta_loss == "frobenius" else divergence), size
 
+    def losses(self, X: Csr, W: Floats) -> tuple[float, float]:
+        """Twice the beta-divergence of X (n, m) and WH, with W (n, k), and the sum of squares of X."""
+        padded = zeros(X.n_rows, self.HT.shape[1])
+        padded[:, : W.shape[1]] = W
+        divergence, _ = self.loss(X, padded, np.ones(X.n_rows, np.bool_))
+        return 2 * max(divergence, 0.0), float(np.einsum("p,p->", X.data, X.data, dtype=np.float64))
+
 
 def _runs(rows: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Where rows that are true follow each other, up to `RUN_ROWS` of them: from, to under."""
@@ -101,11 +107,12 @@ def _runs(rows: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 class Folded(NamedTuple):
-    """W (n, k) of documents; whether each has a known term (n,); how many are no valid UTF-8."""
+    """W (n, k) of documents; whether each has a known term (n,); how many are no valid UTF-8; their rows of X."""
 
     W: Floats
     has_terms: NDArray[np.bool_]
     n_invalid: int
+    X: Csr
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,4 +138,4 @@ class Folding:
         counts = count_texts(texts, self.vectorizer)
         X = weigh(counts, self.vocabulary, self.vectorizer)
         W = np.ascontiguousarray(self.fixed.weights(X)[:, : self.n_components])
-        return Folded(W, np.diff(X.indptr) > 0, counts.n_invalid)
+        return Folded(W, np.diff(X.indptr) > 0, counts.n_invalid, X)

@@ -74,7 +74,12 @@ UPDATE_FLAGS: dict[str, tuple[str, ...]] = {
     "update.base": ("--model",),
     "update.history": ("--history",),
 }
-ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | UPDATE_FLAGS | EVALUATE_FLAGS | SELECT_FLAGS
+NIGHTLY_FLAGS: dict[str, tuple[str, ...]] = {
+    "nightly.weights": ("--weights",),
+    "nightly.every": ("--every",),
+    "nightly.loss_rise": ("--loss-rise",),
+}
+ALL_FLAGS = FLAGS | TRANSFORM_FLAGS | UPDATE_FLAGS | NIGHTLY_FLAGS | EVALUATE_FLAGS | SELECT_FLAGS
 # What a flag takes, where its type does not say it.
 _METAVARS = {
     "corpus.input": "URI",
@@ -90,6 +95,9 @@ _METAVARS = {
     "select.candidates": "K,K,…|FROM:TO:STEP",
     "update.base": "URI",
     "update.history": "keep|discount=SHARE|forget|reread",
+    "nightly.weights": "URI",
+    "nightly.every": "NIGHTS",
+    "nightly.loss_rise": "SHARE",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",

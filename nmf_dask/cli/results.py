@@ -17,7 +17,7 @@ from nmf_dask.config import redact
 if TYPE_CHECKING:
     from nmf_dask.comparison import Moved
     from nmf_dask.model import Topic, TopicModel
-    from nmf_dask.pipeline import FitResult, TransformResult
+    from nmf_dask.pipeline import FitResult, NightResult, TransformResult
 
 
 def write(text: str) -> None:
@@ -128,8 +128,8 @@ def print_transform(result: TransformResult, log_format: str) -> None:
     if log_format == "json":
         kept = (
             "run_id", "status", "model", "n_documents", "n_empty_documents", "n_null_texts", "n_invalid_utf8",
-            "workers_lost", "peak_memory", "partitions_done", "partitions_resumed", "partitions_skipped", "files_new",
-            "files_skipped", "seconds", "topics",
+            "relative_loss", "workers_lost", "peak_memory", "partitions_done", "partitions_resumed",
+            "partitions_skipped", "files_new", "files_skipped", "seconds", "topics",
         )  # fmt: skip
         write(json_text({"uri": redact(result.uri), **{key: told.get(key) for key in kept}}) + "\n")
         return
@@ -141,6 +141,30 @@ def print_transform(result: TransformResult, log_format: str) -> None:
         f"seconds      {told['seconds']:.1f}",
     ]
     write("".join(f"{line}\n" for line in lines))
+
+
+def print_night(result: NightResult, log_format: str) -> None:
+    """What a night found and did: some lines, or for log format "json" one line; topics that an update moved."""
+    told = result.told
+    if log_format == "json":
+        moved = [_moved_as_dict(one) for one in result.moved]
+        write(json_text({"uri": redact(result.uri), **told, "topics_moved": moved}) + "\n")
+        return
+    if told["status"] == "nothing new":
+        write("nothing new\n")
+        return
+    loss, rise = told["relative_loss"], told["rise"]
+    compared = "" if rise is None else f", {100 * rise:+.2f} % against {told['reference_loss']:.4f}"
+    reason = f" ({told['reason']})" if told["reason"] else ""
+    lines = [
+        f"documents    {told['n_documents']:,}, of them {told['n_empty_documents']:,} without a known term",
+        f"loss         {'not known' if loss is None else f'{loss:.4f}'}{compared}",
+        f"done         {', '.join(told['did'])}{reason}",
+        f"model        {told['model']}",
+        f"weights      {told['weights']}",
+        f"seconds      {told['seconds']:.1f}",
+    ]
+    write("".join(f"{line}\n" for line in lines) + lines_of_moved(result.moved, _width()))
 
 
 def _width() -> int | None:

@@ -2,6 +2,7 @@
 
 from nmf_dask.pipeline.evaluate import EvaluatePlan, EvaluateResult, evaluate, plan_evaluate
 from nmf_dask.pipeline.fit import FitResult, fit
+from nmf_dask.pipeline.nightly import NightResult, nightly, plan_nightly
 from nmf_dask.pipeline.planning import Plan, plan
 from nmf_dask.pipeline.select import SelectPlan, SelectResult, plan_select, select
 from nmf_dask.pipeline.transform import TransformResult, transform
@@ -13,6 +14,7 @@ __all__ = [
     "EvaluatePlan",
     "EvaluateResult",
     "FitResult",
+    "NightResult",
     "Plan",
     "SelectPlan",
     "SelectResult",
@@ -21,9 +23,11 @@ __all__ = [
     "UpdatePlan",
     "evaluate",
     "fit",
+    "nightly",
     "plan",
     "plan_evaluate",
     "plan_select",
+    "plan_nightly",
     "plan_transform",
     "plan_update",
     "select",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,14 +65,20 @@ class Tally:
     numbers: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("n_empty", "n_null", "n_invalid"), 0)
     )
+    loss: float = 0.0
+    squares: float = 0.0
 
-    def add(self, table: pa.Table, W: NDArray[np.float32], **numbers: int) -> None:
+    def add(
+        self, table: pa.Table, W: NDArray[np.float32], losses: tuple[float, float], **numbers: int
+    ) -> None:
         """Count a slice."""
         self.weights += W.sum(axis=0, dtype=np.float64)
         topics = table["topic"].drop_null().to_numpy()
         self.documents += np.bincount(topics, minlength=len(self.documents))
         for name, number in numbers.items():
             self.numbers[name] += number
+        self.loss += losses[0]
+        self.squares += losses[1]
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,8 @@ class PartTasks:
             first_row=due.first_row,
             n_documents=due.partition.n_rows,
             **tally.numbers,
+            loss=tally.loss,
+            squares=tally.squares,
             weights=tuple(tally.weights.tolist()),
             documents=tuple(tally.documents.tolist()),
             bytes=digest.n_bytes,
@@ -174,7 +183,10 @@ class PartTasks:
                 rows.kept.slice(low, len(texts)).combine_chunks(),
             )
             empty = int(np.count_nonzero(~folded.has_terms))
-            tally.add(table, folded.W, n_empty=empty, n_null=texts.null_count, n_invalid=folded.n_invalid)
+            losses = folding.fixed.losses(folded.X, folded.W)
+            tally.add(
+                table, folded.W, losses, n_empty=empty, n_null=texts.null_count, n_invalid=folded.n_invalid
+            )
             low += len(texts)
             yield table
 
@@ -220,5 +232,18 @@ def told_of(parts: list[Part], H_sums: NDArray[np.float64]) -> dict[str, Any]:
         "n_empty_documents": sum(part.n_empty for part in parts),
         "n_null_texts": sum(part.n_null for part in parts),
         "n_invalid_utf8": sum(part.n_invalid for part in parts),
+        "relative_loss": relative_loss(parts),
         "topics": topics_told(H_sums, parts),
     }
+
+
+def relative_loss(parts: Iterable[Part]) -> float | None:
+    """√(2D) / ‖X‖ of the documents of parts: D is the beta-divergence of X and WH, the norm is Frobenius's.
+
+    It does not depend on how many documents there are. Those without a known term do not count. None where no
+    document has one, or where an earlier version, which did not measure it, wrote a part.
+    """
+    found = [(part.loss, part.squares) for part in parts if part.n_documents]
+    losses = [loss for loss, _ in found if loss is not None]
+    squares = math.fsum(one for _, one in found if one is not None)
+    return math.sqrt(math.fsum(losses) / squares) if squares and len(losses) == len(found) else None

@@ -30,7 +30,7 @@ from nmf_dask.pipeline.parts import (
     told_of,
 )
 from nmf_dask.pipeline.planning import check_memory
-from nmf_dask.pipeline.transform_plan import Prepared, planned_of, prepared
+from nmf_dask.pipeline.transform_plan import Elsewhere, Prepared, planned_of, prepared
 from nmf_dask.store import Contents, ModelLock, Part, Taken, part_key
 from nmf_dask.tasks import Batch, Tasks
 
@@ -49,7 +49,10 @@ class TransformResult:
 
 
 def transform(
-    settings: Settings, observer: Observer | None = None, since: float | None = None
+    settings: Settings,
+    observer: Observer | None = None,
+    since: float | None = None,
+    elsewhere: Elsewhere = frozenset(),
 ) -> TransformResult:
     """Write the W of the corpus that settings name, under the model they name, to their output.
 
@@ -57,12 +60,12 @@ def transform(
     on where its files end, and with `transform.new_only` files that came or changed are added. Raises
     ConfigurationError, InputDataError and RetryableError, each with a message for the user; what was committed before
     is not touched. Before `run.deadline`, which counts from `since` (`time.perf_counter`; now), DeadlineReached (a
-    KeyboardInterrupt) is raised; parts that are made stay.
+    KeyboardInterrupt) is raised; parts that are made stay. Files (URI and version) whose W is `elsewhere` are left out.
     """
     observer = observer or Observer()
     started = time.perf_counter() if since is None else since
     observer.stage("plan")
-    ready = prepared(settings)
+    ready = prepared(settings, elsewhere)
     if not ready.new and ready.output.is_finished():
         observer.named(ready.basis["run_id"], 0)
         observer.inform("nothing new; nothing to do")
@@ -71,7 +74,7 @@ def transform(
         check_memory(planned_of(settings, ready))
     with ready.output.lock() as lock:
         if ready.output.contents() != ready.contents:  # another process was here, just before
-            ready = prepared(settings)
+            ready = prepared(settings, elsewhere)
         return _Job(settings, ready, observer, lock, started).done()
 
 

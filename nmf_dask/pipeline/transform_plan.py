@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from nmf_dask.config import Settings, redact
 from nmf_dask.corpus import Corpus, Seen, find_corpus, look_at, no_document, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
+from nmf_dask.folding import LOSS_ROWS
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.model import TopicModel
 from nmf_dask.pipeline.parts import SLICE_BYTES, SLICE_ROWS
@@ -43,6 +44,7 @@ READING_BYTES = 32 * MIB  # pages that are decoded, and the row group that is wr
 W_COPIES = 4
 ID_BYTES = 64
 _SHOWN = 5
+Elsewhere = Set[tuple[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,10 @@ class Prepared:
     corpus: Corpus | None  # of what is new; None: nothing is
 
 
-def prepared(settings: Settings) -> Prepared:
+def prepared(settings: Settings, elsewhere: Elsewhere = frozenset()) -> Prepared:
     """Find out what is to do; reads listings, the model, and the footers of new files.
+
+    Versions of files whose W is `elsewhere` are not looked at.
 
     Raises ConfigurationError and InputDataError for what cannot be done: an output that is something else, or that
     holds the W of another model; an input that is not what it was, unless `transform.new_only` asks for the new files.
@@ -74,6 +78,7 @@ def prepared(settings: Settings) -> Prepared:
     output.check_usable()
     model = TopicModel.load(source)
     seen = look_at(find_corpus(settings.corpus.input, settings.corpus.format))
+    seen = [one for one in seen if (one.uri, one.version) not in elsewhere]
     contents, basis = output.contents(), _basis(settings, model)
     if contents is not None:
         _check_same_basis(contents, basis, output)
@@ -203,12 +208,12 @@ class TransformPlan(Planned):
         ]
 
 
-def plan_transform(settings: Settings) -> TransformPlan:
+def plan_transform(settings: Settings, elsewhere: Elsewhere = frozenset()) -> TransformPlan:
     """What `transform` would do with these settings; writes nothing.
 
     Raises what `transform` raises for bad input, and ConfigurationError where the job cannot fit the memory.
     """
-    planned = planned_of(settings, prepared(settings))
+    planned = planned_of(settings, prepared(settings, elsewhere))
     if settings.cluster.scheduler is None:
         check_memory(planned)
     return planned
@@ -260,5 +265,6 @@ def expected_memory(
     rows = min(partition_rows, SLICE_ROWS)
     counting = text * (amounts(text, model.vectorizer_settings).counting + 2)
     slice_ = READING_BYTES + counting + rows * kp * 4 * W_COPIES + partition_rows * ID_BYTES
+    slice_ += (len(model.vocabulary) + 3 * min(rows, LOSS_ROWS)) * kp * 8  # the loss is in float64
     worker = BARE_WORKER_BYTES + threads * slice_ + H
     return Memory((worker if in_process else DRIVER_BYTES) + H, worker + in_process * H)

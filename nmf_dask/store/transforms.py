@@ -64,6 +64,10 @@ class Part:
     csv_bytes: int | None = None
     csv_sha256: str | None = None
     """Of the same as CSV, where there is one."""
+    loss: float | None = None
+    """Twice the beta-divergence of its documents' X and WH; of a part that an earlier version wrote, not known."""
+    squares: float | None = None
+    """The sum of squares of that X."""
 
     @property
     def digests(self) -> dict[str, Digest]:
@@ -81,7 +85,7 @@ class Part:
     def of(cls, told: Mapping[str, Any]) -> Part:
         """From JSON; KeyError, TypeError or ValueError where it is something else."""
         names = set(cls.__dataclass_fields__)
-        odd = (names ^ set(told)) - {"csv_bytes", "csv_sha256"}
+        odd = (names ^ set(told)) - {"csv_bytes", "csv_sha256", "loss", "squares"}
         if odd:
             raise KeyError(", ".join(sorted(odd)))
         lists = {name: tuple(told[name]) for name in ("weights", "documents")}
