@@ -42,8 +42,8 @@ def nightly(settings: Settings, observer: Observer | None = None, since: float |
     Without a model in `output.output`, one is fitted of all that is there. Files without W get theirs under the model's
     last run, in the folder of that run below `nightly.weights`. The relative loss √(2D) / ‖X‖ of the new documents,
     which no model has seen, is compared with the reference: the same number of the documents that the run was made of,
-    as transformed under it (where none of them is in the input, that of the first new ones). An update is due when it is
-    above by more than `nightly.loss_rise` of the reference, or at the `nightly.every`-th night with new files since
+    as transformed under it (where none of them is in the input, that of the first new ones). An update is due when it
+    is above by more than `nightly.loss_rise` of the reference, or at the `nightly.every`-th night with new files since
     the run was made. The documents that an update took in then get their W under the new run as well; those before
     keep what they have.
 
