@@ -471,6 +471,10 @@ class TransformSettings(Section):
         False,
         description="keep the W of files with the same path, size and time of change, and make that of the others",
     )
+    loss: bool = Field(
+        False,
+        description="measure how far the documents are from WH as well (relative_loss): up to a third longer",
+    )
 
 
 class EvaluateSettings(Section):
@@ -561,10 +565,11 @@ class NightlySettings(Section):
     every: PositiveInt | None = Field(
         7, description="update at this many nights with new files since the last; none: not by number"
     )
-    loss_rise: Annotated[float, Field(ge=0.0)] | None = Field(
-        0.01,
+    loss_rise: Annotated[float, Field(ge=0.0)] | Literal["auto"] | None = Field(
+        "auto",
         description="update when the relative loss of new documents is above that of the run's own by more than this "
-        "share of it (of text it is near 1, and seldom rises by more than a few hundredths); none: not by loss",
+        'share of it; "auto": 0.002 for Frobenius, whose loss of text is near 1 whatever comes, 0.02 for '
+        'Kullback-Leibler; "none": not by loss',
     )
 
 

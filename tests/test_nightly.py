@@ -363,7 +363,16 @@ def test_transform_and_update_jobs_on_the_lake(lake, tmp_path, capsys):
     """The keys of the folders come through to W, and only days that came are read."""
     run = str(lake.model / "runs" / lake.latest())
     common = ["--input", str(lake.corpus), "--id-column", "doc_id", "--log-format", "json"]
-    line = ["--model", run, "--output", str(tmp_path / "w"), "--new-only", *common]
+    line = [
+        "--model",
+        run,
+        "--output",
+        str(tmp_path / "w"),
+        "--new-only",
+        "--set",
+        "transform.loss=true",
+        *common,
+    ]
     assert script("transform").main(line) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["files_new"], told["n_documents"]) == (2, 150)
@@ -386,8 +395,8 @@ def test_transform_and_update_jobs_on_the_lake(lake, tmp_path, capsys):
     ]
 
 
-def test_outputs_of_earlier_versions_have_no_loss_and_go_on(lake):
-    """A manifest without the sums is read; what is compared with it is not known, and no update is due by it."""
+def test_weights_that_were_not_measured_are_not_compared_with(lake):
+    """As those of a transform by hand, or of an earlier version: the first new documents are the reference."""
     base = lake.latest()
     manifest = lake.weights / base / "manifest.json"
     told = json.loads(manifest.read_text())

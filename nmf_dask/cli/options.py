@@ -97,7 +97,7 @@ _METAVARS = {
     "update.history": "keep|discount=SHARE|forget|reread",
     "nightly.weights": "URI",
     "nightly.every": "NIGHTS",
-    "nightly.loss_rise": "SHARE",
+    "nightly.loss_rise": "SHARE|auto|none",
     "vectorizer.min_df": "COUNT|SHARE",
     "vectorizer.max_df": "COUNT|SHARE",
     "vectorizer.stop_words": "english|a,b,c|FILE",

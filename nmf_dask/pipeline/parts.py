@@ -88,6 +88,8 @@ class PartTasks:
     output: TransformFolder
     columns: Columns
     as_csv: bool = False
+    measured: bool = False
+    """Whether the loss is asked for."""
 
     def make(self, group: Sequence[Due], folding: Folding) -> list[Made]:
         """Write parts, each with a record of it; a whole part of an earlier attempt is taken.
@@ -135,8 +137,8 @@ class PartTasks:
             first_row=due.first_row,
             n_documents=due.partition.n_rows,
             **tally.numbers,
-            loss=tally.loss,
-            squares=tally.squares,
+            loss=tally.loss if self.measured else None,
+            squares=tally.squares if self.measured else None,
             weights=tuple(tally.weights.tolist()),
             documents=tuple(tally.documents.tolist()),
             bytes=digest.n_bytes,
@@ -151,7 +153,8 @@ class PartTasks:
         """What an earlier attempt recorded of this part, where the part's file is what was recorded."""
         with suppress(InputDataError, KeyError, TypeError, ValueError):
             part = Part.of(self.output.record(due.name).read_json())
-            if (part.name, part.first_row) == (due.name, due.first_row):
+            measured = part.loss is not None or not self.measured
+            if measured and (part.name, part.first_row) == (due.name, due.first_row):
                 found = {name: self.output.file(name).digest() for name in part.digests}
                 return part if found == part.digests else None
         return None
@@ -183,7 +186,7 @@ class PartTasks:
                 rows.kept.slice(low, len(texts)).combine_chunks(),
             )
             empty = int(np.count_nonzero(~folded.has_terms))
-            losses = folding.fixed.losses(folded.X, folded.W)
+            losses = folding.fixed.losses(folded.X, folded.W) if self.measured else (0.0, 0.0)
             tally.add(
                 table, folded.W, losses, n_empty=empty, n_null=texts.null_count, n_invalid=folded.n_invalid
             )
@@ -241,7 +244,7 @@ def relative_loss(parts: Iterable[Part]) -> float | None:
     """√(2D) / ‖X‖ of the documents of parts: D is the beta-divergence of X and WH, the norm is Frobenius's.
 
     It does not depend on how many documents there are. Those without a known term do not count. None where no
-    document has one, or where an earlier version, which did not measure it, wrote a part.
+    document has one, or where it was not measured for a part.
     """
     found = [(part.loss, part.squares) for part in parts if part.n_documents]
     losses = [loss for loss, _ in found if loss is not None]

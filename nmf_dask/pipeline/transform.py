@@ -240,7 +240,8 @@ class _Job:
         return [one for group in made for one in group]
 
     def _handed(self, tasks: Tasks, groups: Sequence[Sequence[Due]]) -> list[Any]:
-        make = PartTasks(self.output, self._corpus.columns, self.settings.output.w_format == "csv").make
+        as_csv, measured = self.settings.output.w_format == "csv", self.settings.transform.loss
+        make = PartTasks(self.output, self._corpus.columns, as_csv, measured).make
         batch = Batch()
         # A task like any other: what is lost with its worker is loaded again.
         folding = batch.call("model", folding_of, self.ready.model.uri)

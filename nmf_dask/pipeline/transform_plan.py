@@ -230,6 +230,7 @@ def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
         partition_rows=max((one.n_rows for one in partitions), default=0),
         threads=threads,
         in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
+        measured=settings.transform.loss,
     )
     return TransformPlan(
         output=redact(ready.output.folder.uri),
@@ -253,7 +254,13 @@ def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
 
 
 def expected_memory(
-    model: TopicModel, *, partition_bytes: int, partition_rows: int, threads: int, in_process: bool
+    model: TopicModel,
+    *,
+    partition_bytes: int,
+    partition_rows: int,
+    threads: int,
+    in_process: bool,
+    measured: bool = False,
 ) -> Memory:
     """A bound on the memory of a transform: the model, and one slice of documents a thread. No size of the corpus.
 
@@ -265,6 +272,7 @@ def expected_memory(
     rows = min(partition_rows, SLICE_ROWS)
     counting = text * (amounts(text, model.vectorizer_settings).counting + 2)
     slice_ = READING_BYTES + counting + rows * kp * 4 * W_COPIES + partition_rows * ID_BYTES
-    slice_ += (len(model.vocabulary) + 3 * min(rows, LOSS_ROWS)) * kp * 8  # the loss is in float64
+    if measured:  # in float64
+        slice_ += (len(model.vocabulary) + 3 * min(rows, LOSS_ROWS)) * kp * 8
     worker = BARE_WORKER_BYTES + threads * slice_ + H
     return Memory((worker if in_process else DRIVER_BYTES) + H, worker + in_process * H)

@@ -65,7 +65,7 @@ class Part:
     csv_sha256: str | None = None
     """Of the same as CSV, where there is one."""
     loss: float | None = None
-    """Twice the beta-divergence of its documents' X and WH; of a part that an earlier version wrote, not known."""
+    """Twice the beta-divergence of its documents' X and WH, where that was measured."""
     squares: float | None = None
     """The sum of squares of that X."""
 
