@@ -296,6 +296,18 @@ def test_the_job_as_a_process(lake):
     assert sorted(map(str, days.unique().to_pylist())) == [f"2026-11-0{day}" for day in (1, 2, 3)]
 
 
+def test_a_state_that_was_half_written_is_read_from_its_twin(lake):
+    lake.day(3, texts_of(3, 20))
+    lake.night()
+    state = lake.weights / "nightly.json"
+    for damage in (lambda: state.write_text('{"format_ver'), state.unlink):
+        damage()
+        assert lake.night().told["status"] == "nothing new"
+    lake.day(4, texts_of(4, 20))
+    assert lake.night().told["nights"] == 2
+    assert state.read_text() == (lake.weights / "nightly.next.json").read_text()
+
+
 def test_a_model_that_was_fitted_by_hand_is_taken_over(lake):
     """Its documents are the reference, and what came since is what no model has seen."""
     shutil.rmtree(lake.weights)
@@ -344,8 +356,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(lake, tmp_pat
     (tmp_path / "photos").mkdir()
     refused(InputDataError, "holds photos", nightly={"weights": str(tmp_path)})
     assert files_of(lake.corpus.parent) == before
-    (lake.weights / "nightly.json").write_text('{"format_version": 1, "run_id": 7}')
-    refused(InputDataError, "nightly.json is not what a night writes")
+    for name in ("nightly.json", "nightly.next.json"):
+        (lake.weights / name).write_text('{"format_version": 1, "run_id": 7}')
+    refused(InputDataError, "nightly.json and its twin are not what a night writes")
     (lake.weights / "nightly.json").write_text("{")
     refused(InputDataError, "not JSON")
 
@@ -404,7 +417,8 @@ def test_weights_that_were_not_measured_are_not_compared_with(lake):
         for part in one["parts"]:
             del part["loss"], part["squares"]
     manifest.write_text(json.dumps(told))
-    (lake.weights / "nightly.json").unlink()
+    for name in ("nightly.json", "nightly.next.json"):
+        (lake.weights / name).unlink()
     lake.day(3, drifted(3, 20))
     told = lake.night(loss_rise=0.01).told
     assert told["did"] == ["transform"]

@@ -3,7 +3,8 @@
     WEIGHTS/
       LATEST          one line: the run whose weights are added to now
       <run id>/       the output of a transform under that run (store/transforms.py)
-      nightly.json    where the last night ended; written last of all
+      nightly.json    where the last night ended; written last of all, after its twin, so that one is always whole
+      nightly.next.json
       _LOCK           while a night is under way
 
 Weights of two runs do not go together, so each run has its own folder. What a night has done shows in these folders
@@ -18,12 +19,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from nmf_dask.errors import InputDataError
-from nmf_dask.store.folder import Folder, MissingFileError
+from nmf_dask.store.folder import Folder, MissingFileError, sync
 from nmf_dask.store.lock import ModelLock
 from nmf_dask.store.runs import check_writable
 from nmf_dask.store.transforms import Contents, TransformFolder
 
 NIGHTLY_VERSION = 1
+_STATES = ("nightly.json", "nightly.next.json")
 _RUN_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -63,7 +65,7 @@ class NightlyFolder:
     def check_usable(self) -> None:
         """Raise InputDataError where weights cannot be kept: a folder of something else, no permission."""
         names = [name for name in self.folder.list() if not name.startswith(".") and name != "lost+found"]
-        own = {"LATEST", "nightly.json"}
+        own = {"LATEST", *_STATES}
         foreign = [
             name
             for name in names
@@ -78,18 +80,21 @@ class NightlyFolder:
             check_writable(self.folder.uri)
 
     def state(self) -> NightState | None:
-        """Where the last night ended; None before the first. InputDataError where the file is damaged."""
-        file = self.folder / "nightly.json"
-        try:
-            told = file.read_json()
-        except MissingFileError:
-            return None
-        try:
-            return _state_of(told)
-        except (KeyError, TypeError, ValueError) as error:
+        """Where the last night ended; None before the first. InputDataError where both files are damaged."""
+        damaged: list[str] = []
+        for name in _STATES:
+            try:
+                return _state_of((self.folder / name).read_json())
+            except MissingFileError:
+                continue
+            except (InputDataError, KeyError, TypeError, ValueError) as error:
+                damaged.append(str(error) if isinstance(error, InputDataError) else repr(error))
+        if damaged:
             raise InputDataError(
-                f"{file} is not what a night writes ({error!r}): restore it, or delete it to count nights anew"
-            ) from error
+                f"{self.folder / _STATES[0]} and its twin are not what a night writes ({damaged[0]}): restore one, or "
+                "delete both to count nights anew"
+            )
+        return None
 
     def write_state(self, state: NightState, lock: ModelLock) -> None:
         """End a night; RetryableError where another process has taken over the lock."""
@@ -97,7 +102,9 @@ class NightlyFolder:
         (self.folder / "LATEST").write_bytes(f"{state.run_id}\n".encode())
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         told = {"format_version": NIGHTLY_VERSION, **asdict(state), "written": now}
-        (self.folder / "nightly.json").write_json(told)
+        for name in reversed(_STATES):
+            (self.folder / name).write_json(told)
+            sync([self.folder / name])
 
 
 def _state_of(told: Mapping[str, object]) -> NightState:
