@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nmf_dask.model import TopicModel as TopicModel
     from nmf_dask.pipeline import evaluate as evaluate
     from nmf_dask.pipeline import fit as fit
-    from nmf_dask.pipeline import select as select
     from nmf_dask.pipeline import nightly as nightly
+    from nmf_dask.pipeline import select as select
     from nmf_dask.pipeline import transform as transform
     from nmf_dask.pipeline import update as update
 
@@ -46,8 +46,8 @@ _HOMES = {
     "frobenius_norm": "nmf_dask.kernels.divergence",
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
-    "select": "nmf_dask.pipeline",
     "nightly": "nmf_dask.pipeline",
+    "select": "nmf_dask.pipeline",
     "transform": "nmf_dask.pipeline",
     "update": "nmf_dask.pipeline",
 }

@@ -211,7 +211,9 @@ def test_newsgroups_job_finds_the_subjects_that_everybody_finds(tmp_path, capsys
         assert any(words <= topic for topic in topics), (words, topics)
 
 
-@pytest.mark.parametrize("name", ["fit", "transform", "update", "nightly", "evaluate", "select_k", "topics", "demo"])
+@pytest.mark.parametrize(
+    "name", ["fit", "transform", "update", "nightly", "evaluate", "select_k", "topics", "demo"]
+)
 def test_each_has_its_submission_line_and_guard(name):
     source = (JOBS / f"{name}.py").read_text()
     assert f"python jobs/{name}.py" in job(name).__doc__

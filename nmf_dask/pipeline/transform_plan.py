@@ -10,7 +10,6 @@ from typing import Any
 from nmf_dask.config import Settings, redact
 from nmf_dask.corpus import Corpus, Seen, find_corpus, look_at, no_document, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
-from nmf_dask.folding import LOSS_ROWS
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.model import TopicModel
 from nmf_dask.pipeline.parts import SLICE_BYTES, SLICE_ROWS
@@ -271,8 +270,6 @@ def expected_memory(
     text = min(partition_bytes, SLICE_BYTES)
     rows = min(partition_rows, SLICE_ROWS)
     counting = text * (amounts(text, model.vectorizer_settings).counting + 2)
-    slice_ = READING_BYTES + counting + rows * kp * 4 * W_COPIES + partition_rows * ID_BYTES
-    if measured:  # in float64
-        slice_ += (len(model.vocabulary) + 3 * min(rows, LOSS_ROWS)) * kp * 8
+    slice_ = READING_BYTES + counting + rows * kp * 4 * (W_COPIES + measured) + partition_rows * ID_BYTES
     worker = BARE_WORKER_BYTES + threads * slice_ + H
     return Memory((worker if in_process else DRIVER_BYTES) + H, worker + in_process * H)
