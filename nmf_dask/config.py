@@ -473,7 +473,7 @@ class TransformSettings(Section):
     )
     loss: bool = Field(
         False,
-        description="measure how far the documents are from WH as well (relative_loss), which takes a few hundredths longer",
+        description="measure how far the documents are from WH as well (relative_loss): a few hundredths longer",
     )
 
 
