@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nmf_dask.pipeline import select as select
     from nmf_dask.pipeline import transform as transform
     from nmf_dask.pipeline import update as update
+    from nmf_dask.reporting import report as report
 
 # Imported at first use: the command line answers --version and --help without NumPy, Dask or Arrow.
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "kullback_leibler_divergence": "nmf_dask.kernels.divergence",
     "load_settings": "nmf_dask.jobfile",
     "nightly": "nmf_dask.pipeline",
+    "report": "nmf_dask.reporting",
     "select": "nmf_dask.pipeline",
     "transform": "nmf_dask.pipeline",
     "update": "nmf_dask.pipeline",

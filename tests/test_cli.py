@@ -79,7 +79,7 @@ def pipeline(monkeypatch):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ["fit", "transform", "topics", "demo"])
+    @pytest.mark.parametrize("command", ["fit", "transform", "topics", "report", "demo"])
     def test_has_an_example(self, command, capsys):
         assert main([command, "--help"]) == 0
         assert f"Example:\n    nmf-dask {command}" in capsys.readouterr().out

@@ -212,7 +212,7 @@ def test_newsgroups_job_finds_the_subjects_that_everybody_finds(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "name", ["fit", "transform", "update", "nightly", "evaluate", "select_k", "topics", "demo"]
+    "name", ["fit", "transform", "update", "nightly", "evaluate", "select_k", "topics", "report", "demo"]
 )
 def test_each_has_its_submission_line_and_guard(name):
     source = (JOBS / f"{name}.py").read_text()

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "nmf_dask"
 # From the top down; with each module or package, those beside it that it may import.
 LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
-    {"pipeline": set(), "report": set(), "demo": {"pipeline"}, "estimators": set()},
+    {"pipeline": set(), "reporting": set(), "demo": {"pipeline"}, "estimators": set()},
     {"cluster": {"distributed"}, "distributed": set(), "dask_rows": {"distributed"}},
     {
         "model": {"store", "exports"},

@@ -15,7 +15,7 @@ from nmf_dask.cli.errors import Console, interruption_as_error, report
 from nmf_dask.cli.termination import termination_as_error
 from nmf_dask.residence import age
 
-COMMANDS = ("fit", "transform", "update", "nightly", "evaluate", "select", "topics", "demo")
+COMMANDS = ("fit", "transform", "update", "nightly", "evaluate", "select", "topics", "report", "demo")
 
 
 class Commands(click.Group):
@@ -58,6 +58,7 @@ def commands() -> None:
       nmf-dask demo
       nmf-dask fit --input 'corpus/*.parquet' --output model -k 20
       nmf-dask topics model
+      nmf-dask report model
       nmf-dask transform --model model --input 'new/*.parquet' --output weights
       nmf-dask update --model model --input 'corpus/*.parquet'
       nmf-dask nightly job.toml --input lake --output model --weights weights
