@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import click
 
 from nmf_dask import __version__
-from nmf_dask.cli.errors import Console, interruption_as_error, report
+from nmf_dask.cli.errors import Console, interruption_as_error
+from nmf_dask.cli.errors import report as report_error  # "report" is the name of a command's module
 from nmf_dask.cli.termination import termination_as_error
 from nmf_dask.residence import age
 
@@ -85,7 +86,7 @@ def main(args: Sequence[str] | None = None, alone: bool | None = None) -> int:
         try:
             outcome: Any = commands.main(arguments, prog_name="nmf-dask", standalone_mode=False, obj=console)
         except BaseException as error:  # each way to fail has its exit code, and none a traceback
-            return report(error, console)
+            return report_error(error, console)
     return outcome if isinstance(outcome, int) else 0
 
 

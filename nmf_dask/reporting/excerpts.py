@@ -122,6 +122,9 @@ class Marker:
         if len(text) <= EXCERPT:
             return text, marks
         low = _densest(marks, weights, len(text))
+        low = (
+            text.rfind(" ", max(0, low - 30), low) + 1 or low
+        )  # where a word begins, if the script has spaces
         high = min(len(text), low + EXCERPT)
         before, after = "…" * (low > 0), "…" * (high < len(text))
         shift = len(before) - low

@@ -42,10 +42,13 @@
 
   function drawMap() {
     const size = 600, map = at("map"), shown = byShare.filter((t) => data.topics[t].x !== null);
-    const reach = Math.max(1e-9, ...shown.flatMap((t) => [Math.abs(data.topics[t].x), Math.abs(data.topics[t].y)]));
-    const place = (x) => size / 2 + (x / reach) * (size / 2 - 70);
+    const middle = (axis) => {
+      const all = shown.map((t) => data.topics[t][axis]);
+      return [(Math.min(...all) + Math.max(...all)) / 2, Math.max(...all) - Math.min(...all)];
+    };
+    const [[mx, wide], [my, high]] = [middle("x"), middle("y")], scale = (size - 120) / Math.max(1e-9, wide, high);
     for (const t of shown) {
-      const topic = data.topics[t], x = place(topic.x), y = place(-topic.y);
+      const topic = data.topics[t], x = size / 2 + (topic.x - mx) * scale, y = size / 2 - (topic.y - my) * scale;
       const r = Math.max(4, Math.sqrt((topic.share * 0.12 * size * size) / Math.PI));
       const circle = make("circle", { id: `circle-${t}`, cx: x, cy: y, r, role: "option", "aria-label": names[t],
         "aria-selected": false }, make("title", {}, names[t]));
@@ -90,8 +93,10 @@
   function contexts(topic, i) {
     const found = [], side = (parts) => parts.map((part) => typeof part === "string" ? part : part[0]).join("");
     for (const one of topic.documents) (one.text || []).forEach((part, place) => {
-      if (typeof part !== "string" && part[1] === i) found.push([one.id, side(one.text.slice(0, place)).slice(-60), part[0],
-        side(one.text.slice(place + 1)).slice(0, 60)]);
+      if (typeof part === "string" || part[1] !== i) return;
+      const before = side(one.text.slice(0, place)), after = side(one.text.slice(place + 1));
+      found.push([one.id, before.length > 60 ? "…" + before.slice(-60) : before, part[0],
+        after.length > 60 ? after.slice(0, 60) + "…" : after]);
     });
     return found;
   }
@@ -101,9 +106,9 @@
     const topic = data.topics[selected];
     if (term === null) term = relevant(topic, lambda()).find((i) => contexts(topic, i).length) ?? null;
     const found = term === null ? [] : contexts(topic, term);
-    at("context-of").textContent = term === null ? "" : `“${data.terms[topic.terms[term]]}”, ${found.length} times in these`;
-    at("context").replaceChildren(...found.map(([id, before, word, after]) =>
-      make("li", { class: "text" }, `… ${before}`, make("mark", {}, word), `${after} … `, make("span", { class: "dim" }, id))));
+    at("context-of").textContent = term === null ? "" : `“${data.terms[topic.terms[term]]}”, ${found.length} times in these documents`;
+    at("context").replaceChildren(...found.slice(0, 12).map(([id, before, word, after]) =>
+      make("li", { class: "text" }, before, make("mark", {}, word), `${after} `, make("span", { class: "dim" }, id))));
   }
 
   function drawGroups() {
@@ -113,7 +118,7 @@
         : `Share of topic #${selected} by ${group.name}`;
       const rows = group.names.map((one, i) => [one, share[i]]);
       if (group.kind === "label") rows.sort((a, b) => b[1] - a[1]);
-      const table = make("table", { class: "stages" }, make("caption", { class: "dim" }, caption), make("tbody", {},
+      const table = make("table", { class: "stages", "aria-label": caption }, make("tbody", {},
         ...rows.map(([one, s]) => make("tr", {}, make("th", { scope: "row" }, one),
           make("td", { class: "bar", "aria-hidden": true }, width(s / most)), make("td", { class: "number" }, percent(s))))));
       const section = make("section", {}, make("h3", {}, caption));

@@ -84,7 +84,7 @@ def _facts(model: TopicModel, told: Overview) -> list[tuple[str, str]]:
     source = run.get("input") or {}
     files = source.get("files") or []
     rows = [
-        ("corpus", f"{len(files):,} files ({files[0]['uri']}, …)" if files else "unknown"),
+        ("corpus", f"{len(files):,} files ({files[0]['name']}, …)" if files else "unknown"),
         ("documents", f"{told.n_documents:,}, {(source.get('text_bytes') or 0) / 1e6:,.1f} MB of text"),
         ("terms", f"{len(model.vocabulary):,} of {model.vectorizer_settings.n_features:,} buckets"),
         ("topics", f"{model.n_components:,}"),

@@ -1,0 +1,316 @@
+"""The numbers behind a report, each beside another way to get it, and how the command fails."""
+
+import datetime
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.spatial.distance import pdist, squareform
+from sklearn.feature_extraction.text import CountVectorizer
+
+import nmf_dask
+from nmf_dask.cli import main
+from nmf_dask.config import VectorizerSettings
+from nmf_dask.errors import InputDataError
+from nmf_dask.model import TopicModel
+from nmf_dask.reporting import documents, geometry
+from nmf_dask.reporting.documents import ByDate, overview
+from nmf_dask.reporting.excerpts import EXCERPT, Marker
+from nmf_dask.reporting.page import embedded
+from nmf_dask.store import Folder, ModelFolder
+from tests.small_corpora import run_command
+from tests.small_models import FIRST, first_and_second, write_run
+
+RANDOM = np.random.default_rng(0)
+SUBJECTS = (
+    ["orbit", "launch", "moon", "rocket", "shuttle"],
+    ["goalie", "hockey", "puck", "season", "coach"],
+    ["bible", "church", "faith", "prayer", "gospel"],
+)
+
+
+def data_of(page: str | bytes) -> dict:
+    """What the script of a page draws."""
+    text = page.decode() if isinstance(page, bytes) else page
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """240 documents of a subject each, with a label, a date and a time, in two files; a third of the days are null."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for part in range(2):
+        rows = range(120)
+        day = [None if row % 3 == 2 else datetime.date(2024, 1 + row % 12, 1 + part) for row in rows]
+        table = {
+            "key": [f"{part}/{row}" for row in rows],
+            "text": [" ".join(RANDOM.choice(SUBJECTS[row % 3], 12)) for row in rows],
+            "label": [f"subject {row % 3}" for row in rows],
+            "day": pa.array(day, pa.date32()),
+            "at": pa.array(
+                [datetime.datetime(2020 + row % 5, 7, 1) for row in rows], pa.timestamp("us", "UTC")
+            ),
+        }
+        pq.write_table(pa.table(table), folder / f"{part}.parquet", row_group_size=50)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, corpus) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    done = run_command(
+        "fit", "--input", corpus, "--output", folder, "--id-column", "key", "--keep", "label,day,at", "-k", 3, "-q",
+        "--workers", 1, "--stop-words", "coach,the",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class TestGeometry:
+    H = (RANDOM.random((6, 40)) ** 4 * (RANDOM.random((6, 40)) < 0.7)).astype(np.float32)
+
+    def test_terms_are_the_most_relevant_ones_at_every_stop_of_the_slider(self):
+        """The formula written out in LDAvis's own terms: λ log φ + (1 − λ) log lift."""
+        shares = np.array([0.3, 0.1, 0.2, 0.2, 0.1, 0.1])
+        phi = self.H / self.H.sum(axis=1, keepdims=True)
+        p = geometry.term_probabilities(self.H, shares)
+        np.testing.assert_allclose(p, shares @ phi, rtol=1e-5)
+        for topic, row in enumerate(self.H):
+            due = set()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                for lambda_ in geometry.LAMBDAS:
+                    value = lambda_ * np.log(phi[topic]) + (1 - lambda_) * np.log(phi[topic] / (shares @ phi))
+                    due |= {int(j) for j in np.argsort(-value)[:5] if row[j] > 0}
+            assert geometry.relevant_terms(row, p, 5).tolist() == sorted(due)
+
+    def test_distances_are_hellinger_and_a_dead_topic_has_none(self):
+        H = np.vstack([self.H, np.zeros((1, 40), np.float32)])
+        root = np.sqrt(self.H / self.H.sum(axis=1, keepdims=True, dtype=np.float64))
+        found = geometry.distances(H)
+        np.testing.assert_allclose(found[:6, :6], squareform(pdist(root)) / np.sqrt(2), atol=1e-6)
+        assert np.isnan(found[6]).all()
+        assert np.isnan(geometry.placed(found)[6]).all()
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 20])
+    def test_points_of_a_plane_are_put_back_in_their_distances(self, n):
+        due = squareform(pdist(RANDOM.random((n, 2)))) if n > 1 else np.zeros((1, 1))
+        found = geometry.placed(due)
+        assert found.shape == (n, 2)
+        np.testing.assert_allclose(squareform(pdist(found)) if n > 1 else due, due, atol=1e-9)
+
+    def test_near_duplicates_are_found_and_no_others(self):
+        H = np.eye(4, 30, dtype=np.float32)
+        H = np.vstack([H, 3 * H[2] + 0.5 * H[1], np.zeros((1, 30), np.float32)])
+        assert [(t, u) for t, u, _ in geometry.near_duplicates(H)] == [(2, 4)]
+        assert geometry.near_duplicates(H)[0][2] == pytest.approx(3 / np.sqrt(9.25))
+
+
+class TestOnePassOverW:
+    def test_equals_the_library_and_pandas(self, fitted, monkeypatch):
+        """In slices of 7 rows: the typical documents of `top_documents`, and groups that pandas sums in memory."""
+        monkeypatch.setattr(documents, "SLICE_ROWS", 7)
+        model = TopicModel.load(str(fitted))
+        sums = model.H.sum(axis=1, dtype=np.float64)
+        told = overview(model.W_parts(), sums, 4)
+        assert (told.n_documents, told.n_without_topic, told.id_name) == (240, 0, "key")
+        for topic in range(3):
+            due = model.top_documents(topic, 4)
+            assert [one.id for one in told.typical[topic]] == due["key"].to_pylist()
+            np.testing.assert_allclose([one.weight for one in told.typical[topic]], due["weight"].to_numpy())
+        W = model.to_pandas("W")
+        explained = np.stack(W["weights"].to_list()) * sums
+        assert [one.name for one in told.labels] == ["label"]
+        assert [(one.name, one.n_without) for one in told.dates] == [("day", 80), ("at", 0)]
+        for label, found in told.labels[0].sums.items():
+            np.testing.assert_allclose(
+                found, explained[(W["label"] == label).to_numpy()].sum(axis=0), rtol=1e-6
+            )
+        days, years = (one.shown() for one in told.dates)
+        assert days.step == "M"  # from January to December: 336 days are too many
+        for when, found in days.sums.items():
+            there = (W["day"].astype(str).str[:7] == days.label(when)).to_numpy()
+            np.testing.assert_allclose(found, explained[there].sum(axis=0), rtol=1e-6)
+        assert [years.label(when) for when in years.sums] == [f"{year}-07" for year in range(2020, 2025)]
+
+    def test_days_become_months_and_years_as_they_grow_many(self, monkeypatch):
+        monkeypatch.setattr(documents, "MOST_DAYS", 50)
+        dates = ByDate("day")
+        days = np.arange("1969-01-01", "2030-01-01", dtype="M8[D]")
+        for some in np.array_split(days, 10):
+            dates.add(pa.array(some), np.ones((len(some), 2)))
+        assert dates.step == "Y"
+        assert {dates.label(when): float(total[0]) for when, total in dates.sums.items()} == {
+            str(year): 366.0 if year % 4 == 0 else 365.0 for year in range(1969, 2030)
+        }
+
+    def test_a_column_of_too_many_values_is_no_label(self):
+        column = documents.ByLabel("title")
+        column.add(pa.array([f"title {row}" for row in range(1500)]), np.ones((1500, 2)))
+        assert column.sums is None
+
+
+class TestMarks:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"ngram_range": (1, 2), "stop_words": ("of",)},
+            {"lowercase": False},
+            {"strip_accents": "unicode"},
+            {"token_pattern": r"#(\w+)"},
+        ],
+    )
+    def test_what_is_marked_is_what_scikit_learn_counts(self, options):
+        """Each marked piece, analyzed alone, is its term; and no term that scikit-learn finds has no mark."""
+        text = "The Café of #Stars, stars & STARS: a café #moon of moon-light's orbit <b>Stars</b>"
+        analyze = CountVectorizer(
+            **{**options, "stop_words": list(options.get("stop_words", ())) or None}
+        ).build_analyzer()
+        marker = Marker(VectorizerSettings(**options))
+        for term in set(analyze(text)):
+            marks = marker.marks(text, {term})
+            assert marks, term
+            for one in marks:
+                piece = (
+                    text[max(0, one.start - 1) : one.stop]
+                    if "#" in str(options)
+                    else text[one.start : one.stop]
+                )
+                assert term in analyze(piece)
+                assert one.term == term
+
+    def test_an_excerpt_is_where_the_terms_are(self):
+        text = "nothing here " * 300 + "a rocket to the moon " + "nothing more " * 300
+        excerpt, marks = Marker(VectorizerSettings()).excerpt(text, {"rocket": 1.0, "moon": 2.0})
+        assert [excerpt[one.start : one.stop] for one in marks] == ["rocket", "moon"]
+        assert excerpt[0] == excerpt[-1] == "…"
+        assert len(excerpt) <= EXCERPT + 2
+
+
+def test_json_in_a_page_ends_no_script():
+    text = "</script><script>alert(1)</script><!-- \u2028 &amp;"
+    found = embedded({"text": text})
+    assert not set("<>&\u2028") & set(found)
+    assert json.loads(found) == {"text": text}
+
+
+class TestTheCommand:
+    def test_prints_where_the_page_is_and_tells_what_to_be_wary_of(self, tmp_path):
+        """A model with a dead topic, an empty document and a bucket of two terms, written by hand."""
+        model = ModelFolder(str(tmp_path / "m"))
+        told = {"n_empty_documents": 1, "collision_rate": 0.1, "dead_topics": [2], "stop_reason": "max_iter"}
+        write_run(model.run(FIRST), other=told)
+        done = run_command("report", tmp_path / "m", "--output", tmp_path / "new" / "page.html")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{tmp_path / 'new' / 'page.html'}\n"
+        page = (tmp_path / "new" / "page.html").read_text()
+        for due in (
+            "1 documents are empty",
+            "10.00%",
+            "quark (50%)",
+            "documents: #2. Lower -k",
+            "max_iter before",
+        ):
+            assert due in page
+        assert "#0 and #1" not in page
+        data = data_of(page)
+        assert data["with_texts"] is False
+        assert [[one["id"] for one in topic["documents"]] for topic in data["topics"]] == [
+            ["d1", "d3"],
+            ["d0", "d1"],
+            ["d3"],
+        ]
+        assert data["topics"][2]["x"] is None
+
+    def test_what_is_no_model_and_what_was_changed_is_refused(self, tmp_path):
+        assert main(["report", str(tmp_path), "--output", str(tmp_path / "r.html")]) == 65
+        model = first_and_second(tmp_path / "m")
+        part = Path(model.latest().w_part(1).uri)
+        part.write_bytes(part.read_bytes()[:-1] + b"x")
+        with pytest.raises(InputDataError, match=r"part-00001\.parquet is not what was written"):
+            nmf_dask.report(model.uri, str(tmp_path / "r.html"))
+        assert not (tmp_path / "r.html").exists()
+
+    def test_a_page_that_stands_is_replaced_and_the_same_model_gives_the_same_page(self, fitted, tmp_path):
+        pages = []
+        for _ in range(2):
+            nmf_dask.report(str(fitted), str(tmp_path / "r.html"))
+            pages.append((tmp_path / "r.html").read_bytes())
+        assert pages[0] == pages[1]
+
+    def test_to_an_object_store(self, empty_bucket, tmp_path):
+        empty_bucket("pages")
+        first_and_second(tmp_path / "m")
+        assert nmf_dask.report(str(tmp_path / "m"), "s3://pages/a/r.html") == "s3://pages/a/r.html"
+        assert len(data_of(Folder("s3://pages/a/r.html").read_bytes())["topics"]) == 3
+
+
+class TestTexts:
+    def test_typical_documents_have_their_own_texts(self, fitted, corpus, tmp_path):
+        nmf_dask.report(str(fitted), str(tmp_path / "r.html"), str(corpus))
+        data = data_of((tmp_path / "r.html").read_text())
+        table = pq.read_table(corpus).to_pydict()
+        due = dict(zip(table["key"], table["text"], strict=True))
+        (labels,) = (one for one in data["groups"] if one["kind"] == "label")
+        assert sorted(labels["names"]) == ["subject 0", "subject 1", "subject 2"]
+        np.testing.assert_allclose(np.sum(labels["share"], axis=0), 1.0, atol=0.01)
+        assert sorted(np.argmax(labels["share"], axis=1)) == [0, 1, 2]  # no word is of two subjects
+        assert np.max(labels["share"], axis=1) == pytest.approx(1.0, abs=0.02)
+        for topic in data["topics"]:
+            for one in topic["documents"]:
+                plain = "".join(part if isinstance(part, str) else part[0] for part in one["text"])
+                assert plain == due[one["id"]]
+                assert any(isinstance(part, list) for part in one["text"])
+                for part, number in (part for part in one["text"] if isinstance(part, list)):
+                    assert part == data["terms"][topic["terms"][number]] != "coach"
+
+    def test_of_files_without_ids_and_with_a_filter_they_go_by_their_order(self, tmp_path):
+        rows = [
+            {"text": f"{SUBJECTS[row % 3][0]} number{row} {SUBJECTS[row % 3][1]}", "n": row}
+            for row in range(60)
+        ]
+        (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arguments = (
+            "--input",
+            tmp_path / "c.jsonl",
+            "--output",
+            tmp_path / "m",
+            "--where",
+            "n >= 20",
+            "-k",
+            3,
+        )
+        assert run_command("fit", *arguments, "--workers", 1, "--max-df", "1.0", "-q").returncode == 0
+        nmf_dask.report(str(tmp_path / "m"), str(tmp_path / "r.html"), [str(tmp_path / "c.jsonl")])
+        found = [
+            one
+            for topic in data_of((tmp_path / "r.html").read_text())["topics"]
+            for one in topic["documents"]
+        ]
+        assert found
+        for one in found:
+            plain = "".join(part if isinstance(part, str) else part[0] for part in one["text"])
+            assert f" number{int(one['id']) + 20} " in plain
+
+    def test_another_corpus_is_refused(self, fitted, tmp_path):
+        pq.write_table(
+            pa.table(
+                {
+                    "key": ["x"],
+                    "text": ["orbit"],
+                    "label": ["a"],
+                    "day": [None],
+                    "at": pa.array([None], pa.int64()),
+                }
+            ),
+            tmp_path / "x.parquet",
+        )
+        with pytest.raises(InputDataError, match="is not the corpus of this run: it has no document '"):
+            nmf_dask.report(str(fitted), str(tmp_path / "r.html"), str(tmp_path / "x.parquet"))
+        assert not (tmp_path / "r.html").exists()
