@@ -19,7 +19,7 @@ from nmf_dask.errors import InputDataError
 from nmf_dask.model import TopicModel
 from nmf_dask.reporting import documents, geometry
 from nmf_dask.reporting.documents import ByDate, overview
-from nmf_dask.reporting.excerpts import EXCERPT, Marker
+from nmf_dask.reporting.excerpts import EXCERPT, Marker, _places
 from nmf_dask.reporting.page import embedded
 from nmf_dask.store import Folder, ModelFolder
 from tests.small_corpora import run_command
@@ -297,6 +297,18 @@ class TestTexts:
         for one in found:
             plain = "".join(part if isinstance(part, str) else part[0] for part in one["text"])
             assert f" number{int(one['id']) + 20} " in plain
+
+    @pytest.mark.parametrize("type_", [pa.int64(), pa.string(), pa.string_view(), pa.binary()], ids=str)
+    def test_ids_of_any_type_are_found(self, type_):
+        values = (
+            [1, 2, 3]
+            if type_ == pa.int64()
+            else [b"1", b"2", b"3"]
+            if type_ == pa.binary()
+            else ["1", "2", "3"]
+        )
+        ids = pa.chunked_array([pa.array(values[:2], type_), pa.array(values[2:], type_)])
+        assert _places(ids, [values[2], values[0]]) == [0, 2]
 
     def test_another_corpus_is_refused(self, fitted, tmp_path):
         pq.write_table(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.store import weights_of
 
-SLICE_ROWS = 1 << 15
+SLICE_ROWS = 1 << 13
 MOST_LABELS = 1000
 """Values beyond which a column is no label: a title, an author, a key."""
 MOST_DAYS = 4000

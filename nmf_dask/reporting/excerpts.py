@@ -84,10 +84,19 @@ def _slices(corpus: Corpus, keys: list[Any]) -> Iterator[tuple[list[tuple[Any, i
         if corpus.settings.id_column is None:
             there = [(key, key - row) for key in keys if row <= key < row + len(texts)]
         else:
-            hits = np.flatnonzero(pc.is_in(ids, pa.array(keys, ids.type)).to_numpy(zero_copy_only=False))
-            there = [(ids[at].as_py(), at) for at in hits.tolist()]
+            there = [(ids[at].as_py(), at) for at in _places(ids, keys)]
         yield there, texts
         row += len(texts)
+
+
+def _places(ids: pa.ChunkedArray, keys: list[Any]) -> list[int]:
+    """Where ids are that are among `keys`."""
+    try:
+        among = pc.is_in(ids, pa.array(keys, ids.type))
+    except pa.ArrowNotImplementedError:  # of string views and UUIDs
+        wanted = set(keys)
+        return [at for at, one in enumerate(ids.to_pylist()) if one in wanted]
+    return [int(at) for at in np.flatnonzero(among.to_numpy(zero_copy_only=False))]
 
 
 def _id_and_texts(corpus: Corpus) -> Iterator[tuple[Any, Any]]:
