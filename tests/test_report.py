@@ -153,6 +153,8 @@ class TestOnePassOverW:
         column = documents.ByLabel("title")
         column.add(pa.array([f"title {row}" for row in range(1500)]), np.ones((1500, 2)))
         assert column.sums is None
+        column.add(pa.array(["more"]), np.ones((1, 2)))
+        assert column.sums is None
 
 
 class TestMarks:

@@ -179,7 +179,7 @@ def overview(parts: Iterable[pa.Table], sums: NDArray[np.float64], n: int) -> Ov
             found.n_without_topic += int(pc.sum(rows["topic"].is_null()).as_py() or 0)
     found.typical = typical.best
     found.dates = [one for one in found.dates if one.sums]
-    found.labels = [one for one in found.labels if one.sums]
+    found.labels = [one for one in found.labels if one.sums or one.sums is None]
     return found
 
 

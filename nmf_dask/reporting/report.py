@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.model import TopicModel
-from nmf_dask.reporting.documents import ByDate, ByLabel, Overview, as_text, overview
+from nmf_dask.reporting.documents import MOST_LABELS, ByDate, ByLabel, Overview, as_text, overview
 from nmf_dask.reporting.geometry import (
     distances,
     near_duplicates,
@@ -130,6 +130,11 @@ def _warnings(model: TopicModel, told: Overview) -> list[str]:
         for one in told.dates
         if one.n_without
     ]
+    messages += [
+        f"Column {one.name} has more than {MOST_LABELS:,} values: it is not shown as a label."
+        for one in told.labels
+        if one.sums is None
+    ]
     return messages
 
 
@@ -207,7 +212,7 @@ def _data(model: TopicModel, told: Overview, texts: Mapping[int, str] | None) ->
         "terms": [model.vocabulary.term[int(j)].as_py() for j in shown],
         "p": [_number(one) for one in p[shown]],
         "topics": topics,
-        "groups": [*map(_over_time, told.dates), *map(_by_label, told.labels)],
+        "groups": [*map(_over_time, told.dates), *(_by_label(one) for one in told.labels if one.sums)],
     }
 
 
