@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -341,6 +342,30 @@ class _LargerRow(Exception):  # noqa: N818  # a signal, not an error
     """A row is larger than a block."""
 
 
+class _Source:
+    """A stream for Arrow's reader of CSV, which reads ahead in a thread of its own, also when it has failed.
+
+    Once closed, it is at its end: the number of a file that is closed soon is that of another file, and a reader that
+    was left would take bytes from it.
+    """
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.closed = False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        with self._lock:
+            return b"" if self.closed else self._stream.read(size)
+
+    def close(self) -> None:
+        with self._lock:
+            self.closed = True
+
+
 @contextmanager
 def _csv(
     location: Location, delimiter: str, block_bytes: int, sources: Sequence[Source] | None
@@ -350,10 +375,10 @@ def _csv(
     if sources is not None:
         convert.include_columns = [one.name for one in sources]
         convert.column_types = {one.name: one.type for one in sources}
-    with _opened(location) as stream:
+    with _opened(location) as stream, closing(_Source(stream)) as source:
         try:
             yield pacsv.open_csv(
-                stream,
+                pa.PythonFile(source, mode="r"),
                 pacsv.ReadOptions(use_threads=False, block_size=block_bytes),
                 pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                 convert,

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from nmf_dask.errors import InputDataError
-from nmf_dask.store.folder import Digest, Folder, json_object, reported, table_of
+from nmf_dask.store.folder import Digest, Folder, hash_of, json_object, reported, table_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class Manifest:
             }
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputDataError(f"{file} is damaged ({error!r}). {_remedy(run)}") from error
+        if told.get("hash", hash_of(told["files"])) != hash_of(told["files"]):  # older ones have none
+            raise InputDataError(f"{file} is not what was written: its content changed. {_remedy(run)}")
         return cls(run, digests)
 
     def write(self) -> None:
         """Write it into the run's folder."""
-        (self.run / "manifest.json").write_json(told_digests(self.digests))
+        told = told_digests(self.digests)
+        (self.run / "manifest.json").write_json({**told, "hash": hash_of(told["files"])})
 
     def parts(self, folder: str) -> list[str]:
         """Names of the files in a folder of the run, W or H, in order."""
