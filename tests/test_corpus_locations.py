@@ -211,7 +211,10 @@ def powerless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if os.geteuid():
         yield folder
         return
-    for parent in (folder, folder.parent, folder.parent.parent):
+    for parent in (
+        folder,
+        *folder.parents[:3],
+    ):  # of more than one process of pytest, each has a folder of its own
         parent.chmod(0o755)
     os.seteuid(65534)
     yield folder

@@ -251,13 +251,13 @@ def test_killed_at_any_moment_the_same_command_goes_on(lake):
     arguments = lake.arguments("--every", "1")
     random = np.random.default_rng()
     killed = 0
-    for _ in range(3):
+    for longest in (0.05, 0.5, 2.5):
         job = subprocess.Popen(
             command("nightly", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
         )
         assert job.stderr is not None
         job.stderr.readline()  # at work
-        time.sleep(random.uniform(0, 2.5))
+        time.sleep(random.uniform(0, longest))
         job.send_signal(signal.SIGKILL)
         job.communicate()
         killed += job.returncode == -signal.SIGKILL

@@ -406,10 +406,11 @@ class Job:
                 sums = H.sum(axis=1, dtype=np.float64)
                 scale = np.where(sums > 0, sums, 1).astype(np.float32)
                 H = (H / scale[:, np.newaxis]).astype(np.float32)
+            # W comes last: a worker that hangs, and has written its parts, is asked for nothing more.
+            self._write_history(tasks, vocabulary, fitting.kept(), scale)
             written = self._write_W(tasks, fitting, scale)
             self._write_H(vocabulary, H)
             self._write(self.run.convergence, convergence_table(fitting.state.rows))
-            self._write_history(tasks, vocabulary, fitting.kept(), scale)
         self.account.tell_topics(H.sum(axis=1, dtype=np.float64), written)
         return H
 
