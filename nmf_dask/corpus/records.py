@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
@@ -123,30 +123,35 @@ def _check_encoding(location: Location, head: bytes) -> None:
         )
 
 
+def _whole_lines(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Bytes in blocks of whole lines, about a piece each, with the number of lines before each."""
+    n_lines, held = 0, [b""]
+    for data in pieces:
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            held.append(data)
+            continue
+        block = b"".join([*held, data[:cut]])
+        yield n_lines, block
+        n_lines += block.count(b"\n")
+        held = [data[cut:]]
+    if any(held):
+        yield n_lines, b"".join(held)
+
+
 @contextmanager
 def _lines_of(location: Location, block_bytes: int) -> Iterator[Iterator[tuple[int, bytes]]]:
     """Blocks of whole lines, of about so many bytes, each with the number of lines before it."""
 
-    def blocks(stream: pa.NativeFile) -> Iterator[tuple[int, bytes]]:
-        n_lines, held = 0, []
-        first = True
+    def pieces(stream: pa.NativeFile) -> Iterator[bytes]:
+        first = stream.read(block_bytes)
+        _check_encoding(location, first)
+        yield first.removeprefix(b"\xef\xbb\xbf")
         while data := stream.read(block_bytes):
-            if first:
-                _check_encoding(location, data)
-                data, first = data.removeprefix(b"\xef\xbb\xbf"), False
-            cut = data.rfind(b"\n") + 1
-            if not cut:
-                held.append(data)
-                continue
-            block = b"".join([*held, data[:cut]])
-            yield n_lines, block
-            n_lines += block.count(b"\n")
-            held = [data[cut:]]
-        if any(held):
-            yield n_lines, b"".join(held)
+            yield data
 
     with _opened(location) as stream:
-        yield blocks(stream)
+        yield _whole_lines(pieces(stream))
 
 
 @contextmanager
@@ -156,26 +161,18 @@ def _lines_within(location: Location, span: Span) -> Iterator[Iterator[tuple[int
     Each byte at which a line begins is in one span, so that each line is read once whatever the spans.
     """
 
-    def blocks(file: pa.NativeFile) -> Iterator[tuple[int, bytes]]:
-        n_lines, held = 0, []
+    def pieces(file: pa.NativeFile) -> Iterator[bytes]:
         place, end = (_line_start(file, byte) for byte in span)
         while place < end:
             data = file.read_at(min(BLOCK_BYTES, end - place), place)
             if not data:
                 raise OSError(f"it ends at byte {place:,}, before byte {end:,}")
             place += len(data)
-            cut = len(data) if place == end else data.rfind(b"\n") + 1
-            if not cut:
-                held.append(data)
-                continue
-            block = b"".join([*held, data[:cut]])
-            yield n_lines, block
-            n_lines += block.count(b"\n")
-            held = [data[cut:]]
+            yield data
 
     try:
         with location.handler.open_input_file(location.path) as file:
-            yield blocks(file)
+            yield _whole_lines(pieces(file))
     except OSError as error:
         raise explain(error, location, "read") from None
 
