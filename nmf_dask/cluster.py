@@ -143,7 +143,7 @@ def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[
     worker_log = logging.getLogger("distributed.worker")
     worker_log.addFilter(_is_news)
     own = settings.scheduler is None
-    in_process = own and settings.workers is None
+    in_process = settings.in_process
     # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
     blas = threadpool_limits(1, user_api="blas") if in_process else nullcontext()
     with dask.config.set(quiet), dask.config.set(_memory(settings) if own else {}), blas:
@@ -226,7 +226,7 @@ def _embedded(settings: ClusterSettings) -> Client:
     Threads are the default: kernels and BLAS run without the GIL, nothing is copied between workers, and there is
     no process to start (tests/benchmarks/dask_overhead.py measures both).
     """
-    in_process = settings.workers is None
+    in_process = settings.in_process
     n_workers, threads = settings.shape()
     cluster = LocalCluster(
         n_workers=n_workers,

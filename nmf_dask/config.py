@@ -391,6 +391,11 @@ class ClusterSettings(Section):
         None, description="private key of that certificate; a PEM file", examples=["/etc/dask/key.pem"]
     )
 
+    @property
+    def in_process(self) -> bool:
+        """Whether the workers are threads of this process."""
+        return self.scheduler is None and self.workers is None
+
     def shape(self) -> tuple[int, int]:
         """Workers of a cluster of its own (one: this process), and threads of each."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

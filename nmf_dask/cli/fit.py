@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nmf_dask.cli.errors import Console
 from nmf_dask.cli.options import SettingsCommand, carry_out, job_options
+
+if TYPE_CHECKING:
+    from nmf_dask.pipeline import FitResult
 
 REQUIRED = {
     "corpus.input": "give --input URI, or input under [corpus] in the job file",
@@ -45,9 +49,15 @@ def _plan(settings: Any) -> Any:
 
 def run(settings: Any, console: Console) -> None:
     """Fit, with a display on stderr, then print the topics on stdout."""
+    from nmf_dask.pipeline import fit
+
+    run_fit(fit, settings, console)
+
+
+def run_fit(fit: Callable[..., FitResult], settings: Any, console: Console) -> None:
+    """What `fit` and `update` have in common: a display on stderr, then the topics on stdout."""
     from nmf_dask.cli.results import print_fit
     from nmf_dask.cli.watching import watched
-    from nmf_dask.pipeline import fit
 
     with watched(settings.run, console) as observer:
         result = fit(settings, observer, console.started)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from nmf_dask.cli.errors import Console
+from nmf_dask.cli.fit import run_fit
 from nmf_dask.cli.options import SettingsCommand, carry_out, job_options
 
 REQUIRED = {"corpus.input": "give --input URI, or input under [corpus] in the job file"}
@@ -54,12 +55,6 @@ def _plan(settings: Any) -> Any:
 
 def run(settings: Any, console: Console) -> None:
     """Update, with a display on stderr, then print the topics on stdout."""
-    from nmf_dask.cli.results import print_fit
-    from nmf_dask.cli.watching import watched
     from nmf_dask.pipeline import update
 
-    with watched(settings.run, console) as observer:
-        result = update(settings, observer, console.started)
-        unfinished = ", as the deadline left it" if result.run.get("stop_reason") == "deadline" else ""
-        observer.inform(f"the model is in {result.uri}{unfinished}")
-    print_fit(result, settings.run.log_format, console.seconds())
+    run_fit(update, settings, console)

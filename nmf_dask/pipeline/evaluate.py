@@ -27,7 +27,7 @@ from nmf_dask.evaluation import Evidence, TopTerms
 from nmf_dask.folding import Folding
 from nmf_dask.model import TopicModel
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline.account import basis_of
+from nmf_dask.pipeline.account import basis_of, warn_of
 from nmf_dask.pipeline.deaths import awaited
 from nmf_dask.pipeline.parts import SLICE_BYTES, SLICE_ROWS
 from nmf_dask.pipeline.planning import Memory, Planned, amounts, check_apart, check_memory
@@ -314,13 +314,10 @@ def _warn(observer: Observer, told: Mapping[str, Any]) -> None:
     if unknown:
         shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
         observer.warn(f"{len(unknown):,} top terms are not in this corpus and are left out: {shown}")
-    if told["n_null_texts"]:
-        observer.warn(f"{told['n_null_texts']:,} documents have no text (null); they count as empty")
+    warn_of(observer, {key: told[key] for key in ("n_null_texts", "workers_lost")}, "")
     without = told.get("labels", {}).get("n_without")
     if without:
         observer.warn(f"{without:,} documents have no label or no topic, and are left out of NMI and purity")
-    if told["workers_lost"]:
-        observer.warn(f"{told['workers_lost']:,} workers were lost; their work was done again")
 
 
 def _write(file: Folder, result: EvaluateResult) -> None:
@@ -400,7 +397,7 @@ def _expected(settings: Settings, ready: _Ready, threads: int) -> Memory:
         partition_bytes=largest,
         partition_rows=max(one.n_rows for one in partitions),
         threads=threads,
-        in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
+        in_process=settings.cluster.in_process,
     )
     text = min(largest, SLICE_BYTES)
     pairs = 3 * 8 * model.n_components * settings.evaluate.n_judged_terms**2

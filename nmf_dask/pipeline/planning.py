@@ -330,7 +330,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         threads=threads,
         vectorizer=settings.vectorizer,
         model=settings.model,
-        in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
+        in_process=settings.cluster.in_process,
     )
     return Plan(
         run_id=name,

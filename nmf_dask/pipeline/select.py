@@ -320,7 +320,7 @@ def _planned(settings: Settings, corpus: Corpus) -> SelectPlan:
     own = SelectPlan.__dataclass_fields__
     known = {key: value for key, value in vars(plan).items() if key in own and key != "finished_before"}
     known["expected_worker"] += more
-    if settings.cluster.workers is None and settings.cluster.scheduler is None:
+    if settings.cluster.in_process:
         known["expected_driver"] += more
     k, fits = max(settings.select.candidates), settings.select.fits
     known["expected_staging"] += len(settings.select.candidates) * fits * k * plan.n_features * 4

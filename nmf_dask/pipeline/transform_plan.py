@@ -228,7 +228,7 @@ def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
         partition_bytes=largest,
         partition_rows=max((one.n_rows for one in partitions), default=0),
         threads=threads,
-        in_process=settings.cluster.workers is None and settings.cluster.scheduler is None,
+        in_process=settings.cluster.in_process,
         measured=settings.transform.loss,
     )
     return TransformPlan(
