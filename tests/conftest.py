@@ -2,15 +2,14 @@
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
+
+from tests.servers import free_port, serving
 
 
 @pytest.fixture
@@ -40,17 +39,6 @@ def s3_endpoint() -> Iterator[str]:
     server = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if server is None:
         pytest.skip("moto[server] is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+    port = free_port()
+    with serving(server, "-H", "127.0.0.1", "-p", str(port), port=port):
+        yield f"http://127.0.0.1:{port}"

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from tests.servers import free_port
 from tests.small_corpora import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -85,12 +85,6 @@ def container_environment(
     return found
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def commands(folder: Path, nmf_dask: str = "nmf_dask") -> Path:
     """A folder for PATH, with this checkout's commands, and a `sleep` that does not take long."""
     folder.mkdir(exist_ok=True)
@@ -120,7 +114,7 @@ class Pod:
         **more: str,
     ) -> None:
         self.log = folder / f"pod-{time.monotonic_ns()}.log"
-        self.health = free_port()
+        self.health = str(free_port())
         assert "command" not in container, "the entry point of the image would not run"
         replaced = {"/etc/nmf-dask": str(folder), HEALTH_PORT: self.health, **replaced}
         mounted = [mount["mountPath"] for mount in container["volumeMounts"]]

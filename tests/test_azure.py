@@ -2,9 +2,6 @@
 
 import re
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.store import Folder, lock
 from nmf_dask.store.folder import _file_system
 from tests.object_store_proxy import Answer, every_third, store_proxy
+from tests.servers import free_port, serving
 from tests.small_corpora import generated_texts, matrix_of, settings_of, wh_bytes, write_corpus
 
 ACCOUNT = "devstoreaccount1"
@@ -30,22 +28,12 @@ def address() -> Iterator[str]:
     server = shutil.which("azurite-blob")
     if server is None:
         pytest.skip("azurite-blob is not installed: npm install, by tests/azurite/package.json")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [server, "--silent", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck",
-         "--blobHost", "127.0.0.1", "--blobPort", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+    port = free_port()
+    with serving(
+        server, "--silent", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck",
+        "--blobHost", "127.0.0.1", "--blobPort", str(port), port=port,
+    ):  # fmt: skip
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from nmf_dask.config import Settings
 from nmf_dask.jobfile import read_job_file, resolve
 from nmf_dask.pipeline.planning import expected_memory
 from tests.faulty_command import Driver, checkpoints
-from tests.kubernetes_pods import Pod, commands, documents, expanded, free_port, of_kind, quantity, until
+from tests.kubernetes_pods import Pod, commands, documents, expanded, of_kind, quantity, until
+from tests.servers import free_port
 from tests.small_corpora import files_of, generated_texts, wh_bytes, write_corpus
 
 kubernetes_validate = pytest.importorskip(
@@ -331,7 +332,7 @@ class IndexedJob:
     def __init__(self, folder: Path, nmf_dask: str = "tests.faulty_command many") -> None:
         self.spec = of_kind(documents("cronjob.yaml"), "CronJob")["spec"]["jobTemplate"]["spec"]
         self.pod = self.spec["template"]["spec"]
-        self.folder, self.name, self.port = folder, "nmf-dask-29401950", free_port()
+        self.folder, self.name, self.port = folder, "nmf-dask-29401950", str(free_port())
         self.path = commands(folder / "bin", nmf_dask)
         self.pods: list[Pod] = []
 
@@ -476,7 +477,7 @@ def test_the_dask_job(tmp_path, corpus, dask_job, empty_bucket):
             out.write(content)
     secret = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
     write_job(tmp_path / "job", "daskjob.yaml", "s3://daskjob/corpus", "s3://daskjob/model")
-    path, port = commands(tmp_path / "bin", "tests.faulty_command many"), free_port()
+    path, port = commands(tmp_path / "bin", "tests.faulty_command many"), str(free_port())
     host = f"{dask_job['service']['metadata']['name']}.{NAMESPACE}.svc.cluster.local"
     pods: list[Pod] = []
 
