@@ -163,7 +163,7 @@ LARGER = """
     import resource, sys
     import dask, dask.array as da, numpy as np, scipy.sparse as sp
     from nmf_dask import NMF
-    import nmf_dask.estimators.on_dask, nmf_dask.dask_rows  # noqa: F401
+    import nmf_dask.estimators.on_dask, nmf_dask.distributed.collections  # noqa: F401
 
     def chunk(seed):
         rng = np.random.default_rng(seed)

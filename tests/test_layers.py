@@ -20,7 +20,7 @@ PACKAGE = ROOT / "nmf_dask"
 LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
     {"pipeline": set(), "reporting": set(), "demo": {"pipeline"}, "estimators": set()},
-    {"cluster": {"distributed"}, "distributed": set(), "dask_rows": {"distributed"}},
+    {"cluster": {"distributed"}, "distributed": set()},
     {
         "model": {"store", "exports"},
         "exports": {"model", "store"},
@@ -56,8 +56,8 @@ HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 # Who may import a library that costs something: time at the start, a place to run, a choice shared by all.
 HOMES = {
-    "dask": {"cluster", "distributed", "dask_rows"},
-    "distributed": {"cluster", "distributed", "dask_rows"},
+    "dask": {"cluster", "distributed"},
+    "distributed": {"cluster", "distributed"},
     "numba": {"kernels", "text"},
     "pydantic": {"config", "allowed", "jobfile"},
     "pydantic_core": {"config", "allowed", "jobfile"},

@@ -63,7 +63,7 @@ class Started(NamedTuple):
 
 def fit_chunks(estimator: NMF, X: Any, W: Any, H: Any) -> EngineFit:
     """Fit an estimator to a Dask array; H comes back in the type of X."""
-    from nmf_dask.dask_rows import current_tasks, delayed_chunks
+    from nmf_dask.distributed.collections import current_tasks, delayed_chunks
     from nmf_dask.estimators.nmf import NAMES
 
     X = _of_rows(estimator, X, reset=True)
@@ -85,7 +85,7 @@ def fit_chunks(estimator: NMF, X: Any, W: Any, H: Any) -> EngineFit:
 
 def lazy_weights(estimator: NMF, X: Any) -> Any:
     """A Dask array of W, chunk by chunk."""
-    from nmf_dask.dask_rows import mapped_rows
+    from nmf_dask.distributed.collections import mapped_rows
 
     X = _of_rows(estimator, X, reset=False)
     dtype = _dtype(X)
@@ -94,13 +94,13 @@ def lazy_weights(estimator: NMF, X: Any) -> Any:
 
 def chunks_of(X: Any) -> Iterator[Any]:
     """The chunks of a Dask array in turn, one in memory at a time."""
-    from nmf_dask.dask_rows import delayed_chunks, one_by_one, row_chunks
+    from nmf_dask.distributed.collections import delayed_chunks, one_by_one, row_chunks
 
     return one_by_one(delayed_chunks(row_chunks(X)))
 
 
 def _of_rows(estimator: NMF, X: Any, *, reset: bool) -> Any:
-    from nmf_dask.dask_rows import row_chunks
+    from nmf_dask.distributed.collections import row_chunks
 
     names = np.asarray(X.columns, object) if hasattr(X, "columns") else None
     X = row_chunks(X)
@@ -221,7 +221,7 @@ def _told(state: FitState, k: int) -> EngineFit:
 
 def _staged_fit(chunks: list[Any], start: Started) -> EngineFit:
     """Without a client: this process does everything, a block in memory at a time and thread."""
-    from nmf_dask.dask_rows import each_part, one_by_one, scratch_folder
+    from nmf_dask.distributed.collections import each_part, one_by_one, scratch_folder
 
     with tempfile.TemporaryDirectory(prefix="nmf-dask-", dir=scratch_folder()) as scratch:
         folder = Folder(scratch)
@@ -241,7 +241,7 @@ def _staged(chunk: Any, number: int, files: tuple[Folder, ...], seed: int) -> tu
 
 
 def _fit_by_workers(tasks: Any, chunks: list[Any], start: Started) -> EngineFit:
-    from nmf_dask.dask_rows import each_part, persisted
+    from nmf_dask.distributed.collections import each_part, persisted
 
     blocks = persisted(tasks, each_part(_block_of, chunks, start.model.random_state))
     facts = [tasks.fetch(one) for one in tasks.map("facts", _facts, blocks)]
@@ -266,7 +266,7 @@ def _fit_task(problem: Problem, blocks: list[Csr], n_threads: int) -> EngineFit:
 
 def _spread(tasks: Any, problem: Problem, blocks: list[Any]) -> FitState:
     """The fit over all workers: H of a sample first, then passes of a task a strip."""
-    from nmf_dask.dask_rows import FutureBlocks
+    from nmf_dask.distributed.collections import FutureBlocks
 
     fit, strips = problem.fit, problem.strips()
     over = FutureBlocks(blocks, tasks, problem.sizes, strips, [None] * len(strips))

@@ -121,7 +121,7 @@ use_idf, smooth_idf, sublinear_tf
         settings = self.settings()
         check_is_fitted(self, "_vocabulary")
         if is_dask(raw_documents):
-            from nmf_dask.dask_rows import delayed_parts, each_part, from_parts
+            from nmf_dask.distributed.collections import delayed_parts, each_part, from_parts
 
             parts = each_part(_part_matrix, delayed_parts(raw_documents), self)
             return from_parts(parts, len(self._vocabulary), self._stacked([]))
@@ -177,7 +177,7 @@ use_idf, smooth_idf, sublinear_tf
         return parts
 
     def _dask_table(self, documents: Any, settings: VectorizerSettings) -> TermTable:
-        from nmf_dask.dask_rows import delayed_parts, each_part, merged
+        from nmf_dask.distributed.collections import delayed_parts, each_part, merged
 
         table: TermTable = merged(each_part(_part_table, delayed_parts(documents), settings), merge)
         return table

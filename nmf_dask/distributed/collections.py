@@ -1,6 +1,6 @@
 """Collections of Dask by their partitions: what estimators do with each, on the current client or on none.
 
-This module and `distributed` hand work to Dask; neither knows what the work is.
+It hands work to Dask, as the package does, and does not know what the work is.
 """
 
 from __future__ import annotations
