@@ -180,6 +180,9 @@ def test_a_fit_asks_for_what_it_needs_and_once(corpus: str, proxy: StoreProxy) -
     small = Counter(one.path for one in of_corpus(requests, "part-"))
     assert len(small) == N_SMALL
     assert max(small.values()) <= 4  # plan; texts; ids, which are checked before the fit and written after it
+    # Arrow looks at a file as often as it opens it. Nobody else does: the listing has told its size and time.
+    looks = Counter(one.path for one in requests if one.method == "HEAD" and one.path in small)
+    assert looks == small
     # Of a large one, the columns that count.
     size = int(pafs.FileSystem.from_uri(f"s3://{BIG}")[0].get_file_info(BIG).size)
     big = of_corpus(requests, "big")

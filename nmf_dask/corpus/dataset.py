@@ -78,6 +78,8 @@ class Corpus:
     fingerprint: str
     id_type: pa.DataType
     kept: pa.Schema = NO_COLUMNS
+    found: tuple[Found, ...] = ()
+    """The files as they were found, with what a store's listing said of them."""
     raw: Raw | None = None
     origin: Corpus | None = None
     sources: tuple[SourceFile, ...] = ()
@@ -169,6 +171,7 @@ def open_corpus(
         fingerprint=_fingerprint(files),
         id_type=id_type,
         kept=kept,
+        found=tuple(found),
     )
     if condition is None:
         return corpus
@@ -212,6 +215,7 @@ def _open_raw(
         fingerprint=_fingerprint(files),
         id_type=id_type,
         kept=kept,
+        found=tuple(found),
         raw=raw,
     )
 

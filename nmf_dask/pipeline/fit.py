@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus, Partition, look_at
-from nmf_dask.corpus.locations import Found
 from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
@@ -464,11 +463,10 @@ class Job:
 
 
 def inputs_of(corpus: Corpus) -> list[InputFile]:
-    """The files of a corpus, with what a listing says of them now."""
-    seen = look_at([Found(file.location, file.name) for file in corpus.files])
+    """The files of a corpus, with what a listing says of them; a store's has said it already."""
     return [
         InputFile.of(one.uri, one.version, file.name, file.size, file.digest)
-        for one, file in zip(seen, corpus.files, strict=True)
+        for one, file in zip(look_at(corpus.found), corpus.files, strict=True)
     ]
 
 
