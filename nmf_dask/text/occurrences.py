@@ -18,7 +18,7 @@ from nmf_dask.text.documents import documents_of, lowered_by_python, string_chun
 from nmf_dask.text.fold import CODE_POINT, fold_tables
 from nmf_dask.text.reference import terms_in_order
 from nmf_dask.text.terms import PADDING, empty_tally, find
-from nmf_dask.text.words import lay_out, scan_ascii, scan_words, without_stop_words
+from nmf_dask.text.words import words_of
 
 
 class Occurrences(NamedTuple):
@@ -118,13 +118,9 @@ def find_terms(
     ends = np.empty(room + 2, np.int64)
     for d in range(first, len(doc_begins)):
         start, stop = doc_begins[d], doc_ends[d]
-        n_tokens = scan_ascii(data, start, stop, case, min_length, buffer, begins, ends)
-        if n_tokens < 0:
-            n_tokens = scan_words(data, start, stop, table, sequences, min_length, buffer, begins, ends)
-        if stops.sizes[0]:
-            n_tokens = without_stop_words(stops, buffer, begins, ends, n_tokens)
-        if longest > 1:
-            lay_out(buffer, begins, ends, n_tokens)
+        n_tokens = words_of(
+            data, start, stop, case, stops, table, sequences, min_length, longest, buffer, begins, ends
+        )
         place = indptr[d]
         if place + n_tokens * (longest - shortest + 1) > len(numbers):
             return d, n_tokens * (longest - shortest + 1)

@@ -160,6 +160,32 @@ def lay_out(buffer: Any, begins: Any, ends: Any, n_tokens: Any) -> None:
         p += 1
 
 
+@compiled(inline=True)  # type: ignore[untyped-decorator]
+def words_of(
+    data: Any,
+    start: Any,
+    stop: Any,
+    case: Any,
+    stops: Any,
+    table: Any,
+    sequences: Any,
+    min_length: Any,
+    longest: Any,
+    buffer: Any,
+    begins: Any,
+    ends: Any,
+) -> Any:
+    """The words of the document data[start:stop] in `buffer`, folded, without stop words; how many they are."""
+    n_tokens = scan_ascii(data, start, stop, case, min_length, buffer, begins, ends)
+    if n_tokens < 0:
+        n_tokens = scan_words(data, start, stop, table, sequences, min_length, buffer, begins, ends)
+    if stops.sizes[0]:
+        n_tokens = without_stop_words(stops, buffer, begins, ends, n_tokens)
+    if longest > 1:
+        lay_out(buffer, begins, ends, n_tokens)
+    return n_tokens
+
+
 @compiled
 def count_words(
     tally: Any,
@@ -189,13 +215,9 @@ def count_words(
     for d in range(max(0, progress.document[0]), len(doc_begins)):
         begin_document(progress, d, tally.sizes[1])
         start, stop = doc_begins[d], doc_ends[d]
-        n_tokens = scan_ascii(data, start, stop, case, min_length, buffer, begins, ends)
-        if n_tokens < 0:
-            n_tokens = scan_words(data, start, stop, table, sequences, min_length, buffer, begins, ends)
-        if stops.sizes[0]:
-            n_tokens = without_stop_words(stops, buffer, begins, ends, n_tokens)
-        if longest > 1:
-            lay_out(buffer, begins, ends, n_tokens)
+        n_tokens = words_of(
+            data, start, stop, case, stops, table, sequences, min_length, longest, buffer, begins, ends
+        )
         for n in range(shortest, min(longest, n_tokens) + 1):
             missing = count_run(tally, progress, buffer, begins, ends, 0, n_tokens, n)
             if missing:
