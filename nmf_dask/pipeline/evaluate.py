@@ -328,24 +328,12 @@ def _write(file: Folder, result: EvaluateResult) -> None:
         file.write_parquet(result.topics.replace_schema_metadata({"nmf_dask.evaluation": json.dumps(rest)}))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluatePlan(Planned):
     """What an evaluation would do."""
 
     model: str
-    n_files: int
-    n_partitions: int
-    n_rows: int
-    text_bytes: int
-    largest_partition: int
     n_components: int
-    n_features: int
-    workers: int
-    threads_per_worker: int
-    memory_limit: int
-    expected_driver: int
-    expected_worker: int
-    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""

@@ -129,20 +129,22 @@ def expected_staging(
     return counts + 2 * checkpoint + since * 3 * sizes.n_features * sizes.kp * 4
 
 
+@dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What the plans of all jobs tell; fields of the dataclasses that derive from it."""
+    """What the plans of all jobs tell."""
 
     n_files: int
     n_partitions: int
     n_rows: int
     text_bytes: int
     largest_partition: int
+    n_features: int
     workers: int
     threads_per_worker: int
     memory_limit: int
     expected_driver: int
     expected_worker: int
-    estimated: bool
+    estimated: bool = False
     """Whether numbers of documents and bytes are known only once the files are read."""
     also_lower: ClassVar[str] = ""
     """What else makes the job smaller than the size of a partition."""
@@ -169,7 +171,7 @@ class Planned:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan(Planned):
     """What a fit would do."""
 
@@ -178,20 +180,8 @@ class Plan(Planned):
     run_id: str
     output: str
     finished_before: bool
-    n_files: int
-    n_partitions: int
-    n_rows: int
-    text_bytes: int
-    largest_partition: int
-    n_features: int
-    workers: int
-    threads_per_worker: int
-    memory_limit: int
-    expected_driver: int
-    expected_worker: int
     staging: str
     expected_staging: int
-    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""

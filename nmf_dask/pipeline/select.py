@@ -258,7 +258,7 @@ def _candidate(k: int, made: Sequence[Fitted], stable: Stable, coherent: dict[st
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectPlan(Planned):
     """What a selection would do."""
 
@@ -269,20 +269,8 @@ class SelectPlan(Planned):
     finished_before: bool
     n_components: tuple[int, ...]
     fits: int
-    n_files: int
-    n_partitions: int
-    n_rows: int
-    text_bytes: int
-    largest_partition: int
-    n_features: int
-    workers: int
-    threads_per_worker: int
-    memory_limit: int
-    expected_driver: int
-    expected_worker: int
     staging: str
     expected_staging: int
-    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""

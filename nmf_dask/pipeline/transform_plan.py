@@ -173,27 +173,15 @@ def _named(kept: Mapping[str, str] | None) -> str:
     return ", ".join(f"{name} ({type_})" for name, type_ in kept.items()) if kept else "no more columns"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransformPlan(Planned):
     """What a transform would do."""
 
     output: str
     model: str
-    n_files: int
     n_files_done: int
-    n_partitions: int
     n_partitions_done: int
-    n_rows: int
-    text_bytes: int
-    largest_partition: int
     n_components: int
-    n_features: int
-    workers: int
-    threads_per_worker: int
-    memory_limit: int
-    expected_driver: int
-    expected_worker: int
-    estimated: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""

@@ -210,7 +210,7 @@ def _new_of(settings: Settings, known: Sequence[InputFile], seen: Sequence[Seen]
     return open_corpus(settings.corpus, [one.found for one in new])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UpdatePlan(Plan):
     """What an update would do."""
 
