@@ -59,12 +59,24 @@ class Location(NamedTuple):
         return connect(self.file_system)[0]
 
 
+class Version(NamedTuple):
+    """Bytes and last change, in nanoseconds (object stores: when it was put there), of a version of a file."""
+
+    size: int
+    modified: int
+
+
 class Found(NamedTuple):
     """A file that an input names, its path below the input's folder, and what a store's listing said of it."""
 
     location: Location
     name: str
-    info: fs.FileInfo | None = None
+    version: Version | None = None
+
+
+def version_of(info: fs.FileInfo) -> Version:
+    """What a file system says of a file's version."""
+    return Version(int(info.size or 0), int(info.mtime_ns or 0))
 
 
 @lru_cache(maxsize=64)
@@ -143,7 +155,8 @@ def find_files(text: str, wanted: str = "auto") -> list[Found]:
         if info.type == fs.FileType.Directory:
             return _in_folder(text, location, wanted)
         if info.type != fs.FileType.NotFound:
-            return [Found(location, os.path.basename(location.path), None if location.is_local else info)]
+            version = None if location.is_local else version_of(info)
+            return [Found(location, os.path.basename(location.path), version)]
         if _WILDCARD.search(location.path):
             return _in_glob(text, location, wanted)
         _refuse_missing_bucket(location)
@@ -219,11 +232,11 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
 
 def _walk(folder: Location, pattern: list[str] | None = None) -> Iterator[Found]:
     """Visible files below a folder by name; folders that cannot lead to a match are not entered."""
-    infos = (
+    versions = (
         dict.fromkeys(_walk_local(folder.path, pattern or [])) if folder.is_local else _walk_remote(folder)
     )
-    for name in sorted(infos):
-        yield Found(Location(folder.file_system, f"{folder.path.rstrip('/')}/{name}"), name, infos[name])
+    for name in sorted(versions):
+        yield Found(Location(folder.file_system, f"{folder.path.rstrip('/')}/{name}"), name, versions[name])
 
 
 def _walk_local(root: str, pattern: list[str]) -> Iterator[str]:
@@ -246,12 +259,12 @@ def _walk_local(root: str, pattern: list[str]) -> Iterator[str]:
         yield from ("/".join([*parts, name]) for name in names if _visible(name))
 
 
-def _walk_remote(folder: Location) -> dict[str, fs.FileInfo]:
+def _walk_remote(folder: Location) -> dict[str, Version]:
     found = {}
     for info in folder.handler.get_file_info(fs.FileSelector(folder.path, recursive=True)):
         name = info.path.removeprefix(folder.path).lstrip("/")
         if info.type == fs.FileType.File and all(map(_visible, name.split("/"))):
-            found[name] = info
+            found[name] = version_of(info)
     return found
 
 

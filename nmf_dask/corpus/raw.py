@@ -311,21 +311,21 @@ def _cut(whole: Piece, format_: str, target: int) -> Iterator[Piece]:
 
 def source_file(seen: Seen, format_: str, keys: Any) -> SourceFile:
     """A file that is not Parquet: known by its size and the time of its last change; its rows are an estimate."""
-    file = SourceFile(seen.found.location, seen.found.name, seen.size, 0, _version(seen), keys)
+    file = SourceFile(seen.found.location, seen.found.name, seen.version.size, 0, _version(seen), keys)
     return replace(file, n_rows=expected_rows(Piece(file, 0, 0, file.size), format_))
 
 
 def _version(seen: Seen) -> str:
-    return f"{seen.modified:x}"
+    return f"{seen.version.modified:x}"
 
 
 def _check_unchanged(file: SourceFile) -> None:
     """Raise InputDataError where a file is not what it was when the corpus was opened."""
     [seen] = look_at([Found(file.location, file.name)])
-    if (seen.size, _version(seen)) != (file.size, file.digest):
+    if (seen.version.size, _version(seen)) != (file.size, file.digest):
         raise InputDataError(
-            f"{file} changed since the job began: it had {file.size:,} bytes, and has {seen.size:,}. Run the job again "
-            "once nothing writes to the input."
+            f"{file} changed since the job began: it had {file.size:,} bytes, and has {seen.version.size:,}. "
+            "Run the job again once nothing writes to the input."
         )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
-from nmf_dask.corpus.locations import Found, Location, explain
+from nmf_dask.corpus.locations import Found, Location, Version, explain, version_of
 from nmf_dask.errors import InputDataError
 
 ASKED_AT_ONCE = 1000
@@ -17,21 +17,15 @@ REQUESTS = 16
 
 
 class Seen(NamedTuple):
-    """A file, its bytes, and its last change in nanoseconds (object stores: when this version was put there)."""
+    """A file, and the version of it that is there."""
 
     found: Found
-    size: int
-    modified: int
+    version: Version
 
     @property
     def uri(self) -> str:
         """The path or URI that names it."""
         return str(self.found.location)
-
-    @property
-    def version(self) -> tuple[int, int]:
-        """What another version of the file does not have."""
-        return self.size, self.modified
 
 
 def look_at(files: Sequence[Found]) -> list[Seen]:
@@ -39,9 +33,9 @@ def look_at(files: Sequence[Found]) -> list[Seen]:
 
     What a store's listing said of a file is not asked for again.
     """
-    seen = {one.location: _seen(one, one.info) for one in files if one.info is not None}
+    seen = {one.location: Seen(one, one.version) for one in files if one.version is not None}
     by_system: dict[str, list[Found]] = defaultdict(list)
-    for file in (one for one in files if one.info is None):
+    for file in (one for one in files if one.version is None):
         by_system[file.location.file_system].append(file)
     stretches = [
         some[low : low + ASKED_AT_ONCE]
@@ -64,8 +58,4 @@ def _look(files: Sequence[Found]) -> list[Seen]:
             raise InputDataError(
                 f"{file.location} is gone, which was there a moment ago: does something write to the input?"
             )
-    return [_seen(file, info) for file, info in zip(files, infos, strict=True)]
-
-
-def _seen(file: Found, info: fs.FileInfo) -> Seen:
-    return Seen(file, int(info.size or 0), int(info.mtime_ns or 0))
+    return [Seen(file, version_of(info)) for file, info in zip(files, infos, strict=True)]

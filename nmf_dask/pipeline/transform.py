@@ -255,5 +255,5 @@ class _Job:
         for partition in self.ready.corpus.partitions if self.ready.corpus is not None else ():
             by_file[self._source(partition)].append(next(arrived))
         for one in self.ready.new:
-            taken[one.uri] = Taken(one.uri, one.size, one.modified, tuple(by_file[one.uri]))
+            taken[one.uri] = Taken(one.uri, *one.version, tuple(by_file[one.uri]))
         return replace(self.contents, basis=self.ready.basis, taken=taken)
