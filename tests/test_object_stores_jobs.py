@@ -36,7 +36,7 @@ TAPPED = """
 import sys
 from distributed import protocol
 
-tape, dumps = open(sys.argv.pop(1), "ab"), protocol.dumps
+dumps = protocol.dumps
 
 def noted(*arguments, **options):
     frames = dumps(*arguments, **options)
@@ -44,7 +44,8 @@ def noted(*arguments, **options):
     tape.flush()
     return frames
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # not in worker processes, which have it as another module
+    tape = open(sys.argv.pop(1), "ab")
     protocol.dumps = noted
     from nmf_dask.cli import run
     run()
