@@ -1,4 +1,4 @@
-"""A server that more than one file of tests speaks to."""
+"""The order of the tests, and a server that more than one file of them speaks to."""
 
 import os
 import shutil
@@ -10,6 +10,18 @@ import pyarrow.fs as pafs
 import pytest
 
 from tests.servers import free_port, serving
+
+# Files that take minutes, so that no process is left alone with one of them at the end.
+FIRST = (
+    "test_faults_workers", "test_faults_memory", "test_faults_driver", "test_pipeline_clusters", "test_update_faults",
+    "test_benchmarks", "test_faults_signals", "test_fuzz_input", "test_deploy_slurm", "test_deploy_image",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
 
 
 @pytest.fixture
