@@ -192,8 +192,8 @@ class TaskBlocks(Blocks):
             visited = batch.call(
                 "visit", visit_a_strip, step, self.blocks, strip, share, self.sizes, w, shared
             )
-            if w is None:  # later on the strip runs where its W is
-                batch.place(visited, i / len(self.strips))
+            # Every time: of tasks that are ready at once the scheduler gives some to whoever is free, and W would travel.
+            batch.place(visited, i / len(self.strips))
             W.append(batch.call("weights", _weights, visited))
             sums.append(batch.call("sums", _sums, visited))
         total = add_tree(sums, lambda level: batch.call("add", add_copies, list(level)))
