@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -18,12 +18,13 @@ import dask
 import pyarrow as pa
 from distributed import Client, LocalCluster, Nanny, Security, Worker, WorkerPlugin, performance_report
 from distributed.client import ClosedClientError
+from distributed.spans import SpansSchedulerExtension
 from threadpoolctl import threadpool_limits
 from tornado.ioloop import PeriodicCallback
 
 import nmf_dask
 from nmf_dask.config import ClusterSettings, parse_bytes, redact
-from nmf_dask.distributed import DaskTasks
+from nmf_dask.distributed import DaskTasks, forget_names
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss, shrink
@@ -32,12 +33,23 @@ from nmf_dask.tasks import beyond_itself
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
+FORGET_MILLISECONDS = 10_000
 # Of what a worker may use beyond itself, for results that it keeps: tasks need more of little than of much.
 HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
 REPORT_SECONDS = 20
 REPORT_SECONDS_OF_STOPPED = 5  # a job that is told to stop has little more time
+# Of what Dask writes down for its dashboard: a job's memory is not to grow with its passes, nor with its hours. The
+# first is the length of some twenty logs, of which one keeps whole graphs as they were sent, and others profiles.
+SHORT_LOGS = {
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.system-monitor.log-length": 240,  # two minutes
+    "distributed.diagnostics.computations.max-history": 1,
+}
+READY_SECONDS = 30  # for workers to be ready: they import what the job needs, and one may hang
+# After which a nanny starts another: Dask looks as often, so that it takes twice as long at most. Its own is 5 minutes.
+OWN_WORKER_SILENT = "2 minutes"
 ASK_SECONDS = 10  # for an answer of all workers that the job can do without: one of them may hang
 
 
@@ -133,7 +145,7 @@ def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[
     """
     if report is not None:
         _check_report(report)
-    quiet = {
+    quiet: dict[str, Any] = {
         "distributed.admin.tick.limit": "20s",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         # After that a cluster of the job's own ends the nanny of a worker that is not back, for good: one that dies
@@ -142,10 +154,14 @@ def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[
     }
     worker_log = logging.getLogger("distributed.worker")
     worker_log.addFilter(_is_news)
+    if report is None:  # which is made of what the logs hold
+        quiet.update(SHORT_LOGS)
     own = settings.scheduler is None
     in_process = settings.in_process
     # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
     blas = threadpool_limits(1, user_api="blas") if in_process else nullcontext()
+    if own and not in_process:
+        quiet["distributed.scheduler.worker-ttl"] = OWN_WORKER_SILENT
     with dask.config.set(quiet), dask.config.set(_memory(settings) if own else {}), blas:
         client = _embedded(settings) if own else _existing(settings)
         try:
@@ -237,9 +253,21 @@ def _embedded(settings: ClusterSettings) -> Client:
         # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
         silence_logs=logging.CRITICAL,
     )
+    cluster.scheduler.extensions["spans"] = NoSpans(cluster.scheduler)
     client = Client(cluster)
     _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
     return client
+
+
+class NoSpans(SpansSchedulerExtension):  # type: ignore[misc]
+    """Puts tasks into no spans: Dask begins some in every pass, and keeps all of them, with their groups of tasks."""
+
+    def observe_tasks(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        """Leave the tasks as they are."""
+        return {}
+
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """Leave what a worker measured for the totals, which the scheduler keeps elsewhere."""
 
 
 class OwnThreads(Worker):  # type: ignore[misc]
@@ -260,6 +288,7 @@ class OwnWorker(Worker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.periodic_callbacks["nmf-dask-forget"] = PeriodicCallback(forget_names, FORGET_MILLISECONDS)
         if limit := self.memory_manager.memory_limit:
             shrinking = PeriodicCallback(partial(shrink, int(limit * LARGE_SHARE)), SHRINK_MILLISECONDS)
             self.periodic_callbacks["nmf-dask-shrink"] = shrinking
@@ -397,10 +426,15 @@ def _described(client: Client, own: bool, in_process: bool, workers_timeout: flo
 
 
 def _make_ready(client: Client, own: bool) -> None:
+    def told(method: Callable[..., Any], *arguments: Any) -> None:
+        # The scheduler keeps it for workers that come. One that hangs, or is given up meanwhile, is no end of the job.
+        with suppress(OSError, TimeoutError):
+            client.sync(method, *arguments, callback_timeout=READY_SECONDS)
+
     try:
-        client.register_plugin(Ready(own))
+        told(client.register_plugin, Ready(own))
         if own:
-            client.forward_logging("py.warnings", logging.WARNING)
+            told(client.forward_logging, "py.warnings", logging.WARNING)
     except ImportError as error:
         raise ConfigurationError(
             f"a worker cannot import what the job needs ({error}): install nmf-dask {nmf_dask.__version__} in the "

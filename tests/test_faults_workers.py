@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from distributed import Client, default_client, wait
 
+import nmf_dask.cluster
 from nmf_dask import fit, schedule
 from nmf_dask.distributed import TaskBlocks
 from nmf_dask.errors import RetryableError
@@ -487,6 +488,37 @@ def test_a_worker_hangs(tmp_path, corpus, undisturbed, stage):
     with faulty_cluster(tmp_path, "--no-nanny", **SOON) as faults:
         faults.send(f"stop-{stage}-1")
         ends_well(faults, corpus, tmp_path / "m", undisturbed, stage)
+
+
+def test_a_worker_hangs_before_the_job(tmp_path, corpus, undisturbed):
+    """Catches a start that fails where the scheduler gives up a worker that it still waits for."""
+    with faulty_cluster(tmp_path, "--no-nanny", **SOON) as faults:
+        with Client(scheduler_file=str(faults.cluster.file)) as client:
+            client.wait_for_workers(3, 60)
+        os.killpg(faults.cluster.workers[0].pid, signal.SIGSTOP)
+        result = job(faults, corpus, tmp_path / "m")
+        assert results_of(result) == undisturbed
+        assert len(faults.processes()) == 3
+        assert {pid for pid, _ in faults.calls("visit")} <= {one.pid for one in faults.cluster.workers[1:]}
+
+
+class StopsOne(Observer):
+    """Stops one of the job's own two workers before they have anything to do; its nanny goes on."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if name == "count":
+            os.kill(min(default_client().run(os.getpid).values()), signal.SIGSTOP)
+
+
+def test_a_worker_of_the_job_itself_hangs(tmp_path, corpus, undisturbed, monkeypatch):
+    """Catches a worker that is waited for longer than the job says, and a nanny that cannot end one that is stopped."""
+    monkeypatch.setattr(nmf_dask.cluster, "OWN_WORKER_SILENT", "8s")
+    started = time.monotonic()
+    settings = settings_of(corpus, tmp_path / "m", model=MODEL, corpus=SIZE, run=RUN, cluster={"workers": 2})
+    result = fit(settings, StopsOne())
+    print(f"{time.monotonic() - started:.0f} s")
+    assert time.monotonic() - started < 100  # Dask's own patience is 300 s
+    assert results_of(result) == undisturbed
 
 
 def test_an_idle_worker_hangs_at_the_end(tmp_path, corpus, undisturbed):

@@ -152,8 +152,8 @@ def test_bookkeeping_does_not_grow(tmp_path, corpus, monkeypatch):
     assert max(tasks[100:]) <= max(tasks[20:100])
     assert max(tasks) < 64 * 4 * 6  # of the passes since the last checkpoint, and of the one under way
     assert max(workers[150:]) - max(workers[40:60]) < 10 * 2**20
-    # The scheduler is in this process, and keeps a history of its own: 75 KB a pass of 64 strips.
-    assert max(driver[150:]) - max(driver[40:60]) < 40 * 2**20
+    # The scheduler is in this process: Dask's logs, its spans and its names of keys would be 25 MB.
+    assert max(driver[150:]) - max(driver[40:60]) < 6 * 2**20
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, corpus, monkeypatch):

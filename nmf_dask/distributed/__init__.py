@@ -20,6 +20,7 @@ from typing import Any
 
 import dask
 import numpy as np
+from dask.utils import key_split
 from distributed import Client, Future, as_completed, wait
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker, NoWorkerError
@@ -33,6 +34,7 @@ from nmf_dask.tasks import Batch, ClusterLost, Ref, TaskKilledWorkers, Tasks
 Weights = NDArray[np.float32]
 # Of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count.
 MOST_RETRIES = 1
+MOST_NAMES = 5_000
 BESIDE_AT_ONCE = 4  # calls of one worker: a store is slow to answer, a disk is not made faster by more
 
 
@@ -45,6 +47,7 @@ class DaskTasks(Tasks):
         self.why_lost: str | None = None  # where the job itself gave the cluster up
 
     def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
+        forget_names()
         token = uuid.uuid4().hex[:12]
 
         def named(argument: Any) -> Any:
@@ -133,6 +136,12 @@ class DaskTasks(Tasks):
                     f"the scheduler cannot be reached ({error}); run the same command again"
                 ) from error
             raise
+
+
+def forget_names() -> None:
+    """Let go of what Dask remembers of keys, where it is much: of the last 100,000, in each process, 300 bytes each."""
+    if key_split.cache_info().currsize > MOST_NAMES:
+        key_split.cache_clear()
 
 
 async def call_beside(calls: Sequence[tuple[Any, ...]], dask_worker: Any) -> None:
