@@ -216,7 +216,8 @@ class Job:
         if self.settings.cluster.scheduler is not None and 0 < limit * PAUSED_SHARE < BARE_WORKER_BYTES:
             self.observer.warn(
                 f"a worker may use {limit / 2**20:,.0f} MiB, and Dask pauses it at 80 % of that, which is less than it "
-                "takes with nothing to do: give workers 512 MiB at least, or the job may wait for ever"
+                "takes with nothing to do: give workers 512 MiB at least, or start them with "
+                "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False in their environment; the job may wait for ever"
             )
 
     def _patiently(self, work: Callable[[], T]) -> T:
