@@ -152,6 +152,89 @@ def test_partitions_slices_and_workers_change_nothing(folder, monkeypatch):
     )
 
 
+def written_as(kind: str, source: Path, folder: Path) -> Path:
+    """The corpus in files of another format, without what stands for a null text there."""
+    table = pq.ParquetDataset(source).read(["doc_id", "text", "label"]).to_pandas()
+    folder.mkdir()
+    for number, part in enumerate(np.array_split(np.arange(len(table)), 3)):
+        rows = table.iloc[part]
+        if kind == "jsonl.gz":
+            rows.to_json(folder / f"{number}.jsonl.gz", orient="records", lines=True)
+        elif kind == "lines":
+            (folder / f"{number}.txt").write_text("".join(f"{one or ''}\n" for one in rows["text"]))
+        else:
+            rows.to_csv(folder / f"{number}.{kind}", index=False, sep="\t" if kind == "tsv" else ",")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl.gz", "lines"])
+def test_other_formats_say_what_parquet_says(folder, tmp_path, kind):
+    """A reader that lost, doubled or shifted a row, or labels beside the wrong texts, would be seen here."""
+    before = files_of(folder)
+    corpus = written_as(kind, folder / "corpus", tmp_path / "other")
+    asked = {} if kind == "lines" else {"label_column": "label"}
+    more = {"input": str(corpus), "id_column": None, "format": "lines" if kind == "lines" else "auto"}
+    settings = job(folder, corpus=more, evaluate=asked)
+    assert plan_evaluate(settings).estimated
+    other, whole = evaluate(settings), evaluate(job(folder, evaluate=asked))
+    assert other.topics.equals(whole.topics)
+    assert other.told["n_documents"] == len(TEXTS)
+    assert other.told["overall"] == pytest.approx(whole.told["overall"], rel=1e-12)
+    assert other.told["n_empty_documents"] == whole.told["n_empty_documents"]
+    if asked:
+        names = [str(int(float(name))) for name in other.told["labels"]["names"]]
+        assert names == whole.told["labels"]["names"]
+        for key in ("documents_by_topic", "n_without"):
+            assert other.told["labels"][key] == whole.told["labels"][key]
+    assert files_of(folder) == before
+
+
+def test_a_filter_leaves_documents(folder, tmp_path):
+    """The same as of a corpus that holds no others."""
+    table = pq.ParquetDataset(folder / "corpus").read(["doc_id", "text", "label"])
+    kept = [label in (2, 3) for label in LABELS]
+    (tmp_path / "some").mkdir()
+    pq.write_table(table.filter(pa.array(kept)), tmp_path / "some" / "part.parquet")
+    alone = evaluate(
+        job(folder, corpus={"input": str(tmp_path / "some")}, evaluate={"label_column": "label"})
+    )
+    done = run_command(
+        "evaluate", folder / "model", "--input", folder / "corpus", "--where", "label in (2, 3)",
+        "--label-column", "label", "--format", "json", "--workers", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["n_documents"] == sum(kept)
+    assert told["labels"] == alone.told["labels"]
+    assert told["overall"] == pytest.approx(alone.told["overall"], rel=1e-12)
+    with pytest.raises(InputDataError, match="no document of 3 files"):
+        evaluate(job(folder, corpus={"where": "label == 3 and doc_id == 'd00000'"}))
+
+
+def test_the_format_of_files_by_the_command(folder, tmp_path):
+    """--format is that of the result; that of the corpus has another way in."""
+    (tmp_path / "a.txt").write_text("w001 w002\nw003\n")
+    arguments = ("evaluate", folder / "model", "--input", tmp_path / "a.txt", "--format", "json")
+    for format_, n in (("text", 1), ("lines", 2)):
+        done = run_command(*arguments, "--set", f"corpus.format={format_}")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["n_documents"] == n
+
+
+def test_labels_that_a_csv_lacks(folder, tmp_path):
+    (tmp_path / "a.csv").write_text("text,group\nw001 w002,a\n")
+    settings = job(
+        folder,
+        corpus={"input": str(tmp_path / "a.csv"), "id_column": None},
+        evaluate={"label_column": "gruop"},
+    )
+    for call in (evaluate, plan_evaluate):
+        with pytest.raises(
+            InputDataError, match=r"no column 'gruop'.*--label-column \(evaluate.label_column"
+        ):
+            call(settings)
+
+
 def test_the_command(folder, tmp_path):
     before = files_of(folder)
     shown = run_command("evaluate", folder / "model", "--input", folder / "corpus", "--label-column", "label")

@@ -22,7 +22,7 @@ REQUIRED = {
 }
 KEYS = (
     "evaluate.judged_model", "corpus.input", "evaluate.result_file", "evaluate.n_judged_terms", "evaluate.window",
-    "evaluate.label_column", "evaluate.compare", "corpus.text_column",
+    "evaluate.label_column", "evaluate.compare", "corpus.text_column", "corpus.where",
     "cluster.scheduler", "cluster.workers", "cluster.threads_per_worker", "cluster.memory_limit",
     "cluster.workers_timeout", "cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key", "run.log_format",
 )  # fmt: skip
@@ -51,6 +51,7 @@ def command(console: Console, /, shape: str | None, **given: Any) -> None:
 
     Coherence (NPMI, C_v, C_uci, U_mass, as gensim computes them), diversity and exclusivity of the top terms, the loss
     of held-out halves of documents; with --label-column agreement with labels, with --compare stability between runs.
+    The input is what fit takes; where names of files do not tell their format, give --set corpus.format=lines.
 
     \b
     Example:

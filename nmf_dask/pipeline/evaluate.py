@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,9 @@ from nmf_dask.config import OutputSettings, Settings, redact
 from nmf_dask.corpus import (
     Corpus,
     Partition,
+    Raw,
     check_labels,
+    no_document,
     open_corpus,
     read_labels,
     read_texts_by_slices,
@@ -30,7 +32,15 @@ from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import basis_of, warn_of
 from nmf_dask.pipeline.deaths import awaited
 from nmf_dask.pipeline.parts import SLICE_BYTES, SLICE_ROWS
-from nmf_dask.pipeline.planning import Memory, Planned, amounts, check_apart, check_memory
+from nmf_dask.pipeline.planning import (
+    Memory,
+    Planned,
+    amounts,
+    check_apart,
+    check_memory,
+    ingest_bytes,
+    largest_partition,
+)
 from nmf_dask.pipeline.transform_plan import expected_memory
 from nmf_dask.store import Folder
 from nmf_dask.tasks import Batch, Tasks
@@ -69,6 +79,7 @@ class EvidenceTasks:
     sizes: tuple[int, ...]
     held_out: bool
     top: TopTerms | None = None  # in place of a model's
+    raw: Raw | None = None  # of a corpus that is not plain columns of Parquet: labels are among what it keeps
 
     def subject(self) -> Subject:
         """A task: what the others need of the model, read from its run's folder."""
@@ -83,24 +94,39 @@ class EvidenceTasks:
 
         Raises InputDataError for what is wrong with the partition's files, naming file and row group.
         """
-        labels = None if self.label_column is None else read_labels(partition, self.label_column)
-        total, low = Evidence({}), 0
+        total = Evidence({})
         try:
-            slices = read_texts_by_slices(partition, self.text_columns, SLICE_BYTES, SLICE_ROWS)
-            for number, texts in enumerate(slices):
-                beside = None if labels is None else labels.slice(low, len(texts))
+            for number, (texts, labels) in enumerate(self._slices(partition)):
                 total.add(
                     evaluation.evidence_of(
-                        texts, beside, subject.top, self.sizes, settings, subject.folding, self.held_out,
+                        texts, labels, subject.top, self.sizes, settings, subject.folding, self.held_out,
                         (partition.index, number),
                     )
                 )  # fmt: skip
-                low += len(texts)
         except MemoryError as error:
             raise InputDataError(
                 f"{partition} does not fit the memory of a worker: lower corpus.partition_bytes, or give workers more"
             ) from error
         return total
+
+    def _slices(self, partition: Partition) -> Iterator[tuple[pa.ChunkedArray, pa.ChunkedArray | None]]:
+        """Texts, some at a time, and their labels."""
+        if self.raw is not None:
+            for table in self.raw.documents(partition):
+                for low in range(0, len(table), SLICE_ROWS):
+                    yield self._of_raw(self.raw, table.slice(low, SLICE_ROWS))
+            return
+        labels = None if self.label_column is None else read_labels(partition, self.label_column)
+        low = 0
+        for texts in read_texts_by_slices(partition, self.text_columns, SLICE_BYTES, SLICE_ROWS):
+            yield texts, None if labels is None else labels.slice(low, len(texts))
+            low += len(texts)
+
+    def _of_raw(self, raw: Raw, rows: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+        if self.label_column is None:
+            return rows[raw.text_name], None
+        labels = rows[self.label_column].cast(pa.string())
+        return rows[raw.text_name], labels.dictionary_encode().unify_dictionaries()
 
 
 def top_terms(model: TopicModel, n: int) -> TopTerms:
@@ -155,14 +181,24 @@ def _ready(settings: Settings) -> _Ready:
     model = TopicModel.load(asked.judged_model)
     other = TopicModel.load(asked.compare) if asked.compare is not None else None
     corpus = open_corpus(settings.corpus)
-    if corpus.raw is not None:
-        raise ConfigurationError(
-            "evaluate reads Parquet, without a filter: give the documents as Parquet (corpus.input), and "
-            "leave corpus.where and corpus.format out"
-        )
     if asked.label_column is not None:
-        check_labels(corpus, asked.label_column)
+        corpus = _with_labels(corpus, asked.label_column)
     return _Ready(model, other, corpus, output)
+
+
+def _with_labels(corpus: Corpus, column: str) -> Corpus:
+    """The corpus, with labels that can be read; InputDataError where there are none."""
+    if corpus.raw is None or corpus.raw.format == "parquet":
+        check_labels(corpus, column)
+    if corpus.raw is None or column == corpus.raw.columns.id:
+        return corpus
+    try:
+        kept = corpus.settings.model_copy(update={"keep": (column,)})
+        return open_corpus(kept, corpus.found)
+    except InputDataError as error:
+        # It is kept here to be looked at, which is not how it was asked for.
+        asked = str(error).replace("--keep (corpus.keep)", "--label-column (evaluate.label_column)")
+        raise InputDataError(asked) from None
 
 
 def evaluate(settings: Settings, observer: Observer | None = None) -> EvaluateResult:
@@ -202,8 +238,11 @@ def _run(
         asked.n_judged_terms,
         tuple(_sizes(settings).values()),
         asked.held_out,
+        raw=ready.corpus.raw,
     )
     evidence = gathered(cluster.tasks, observer, partitions, make, ready.model.vectorizer_settings)
+    if evidence.n_documents == 0:
+        raise no_document(settings.corpus, ready.corpus.files)
     return {"peak_memory": cluster.peak_memory(), "workers_lost": cluster.lost()}, evidence
 
 
@@ -365,21 +404,22 @@ def _planned(settings: Settings, ready: _Ready) -> EvaluatePlan:
         n_partitions=len(corpus.partitions),
         n_rows=corpus.n_rows,
         text_bytes=corpus.text_bytes,
-        largest_partition=max(one.text_bytes for one in corpus.partitions),
+        largest_partition=largest_partition(corpus),
         n_components=model.n_components,
         n_features=len(model.vocabulary),
         workers=workers,
         threads_per_worker=threads,
         memory_limit=settings.cluster.worker_bytes(),
         expected_driver=expected.driver,
-        expected_worker=expected.worker,
+        expected_worker=max(expected.worker, ingest_bytes(corpus, threads)),
+        estimated=corpus.raw is not None,
     )
 
 
 def _expected(settings: Settings, ready: _Ready, threads: int) -> Memory:
     """That of a transform, with the halves of a slice's documents and the counts of each task beside it."""
     partitions, model = ready.corpus.partitions, ready.model
-    largest = max(one.text_bytes for one in partitions)
+    largest = largest_partition(ready.corpus)
     base = expected_memory(
         model,
         partition_bytes=largest,

@@ -1,4 +1,4 @@
-"""How good the topics are: NPMI and agreement with labels, ours by hashed terms against scikit-learn's exact vocabulary.
+"""How good topics are: NPMI and agreement with labels, ours by hashed terms against scikit-learn's exact vocabulary.
 
 Both sides get the same settings of terms, the same k and the same seeds, and stop by their own rules: scikit-learn's
 TfidfVectorizer and NMF by each of its solvers, and the job `nmf-dask fit` at each size of the hash. One function judges
@@ -74,9 +74,7 @@ def theirs(
     vectorizer = TfidfVectorizer(dtype=np.float32, **terms)
     X = vectorizer.fit_transform(texts)
     X.sort_indices()  # else its Kullback-Leibler loss is wrong
-    nmf = NMF(
-        k, init=init, solver=solver, beta_loss=beta_loss, max_iter=max_iter, random_state=random_state
-    )
+    nmf = NMF(k, init=init, solver=solver, beta_loss=beta_loss, max_iter=max_iter, random_state=random_state)
     warnings.simplefilter("ignore")
     W = nmf.fit_transform(X)
     topics = np.where(W.any(axis=1), W.argmax(axis=1), -1).tolist()
@@ -161,9 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--loss", choices=(*LOSSES, "both"), default="frobenius", help="KL takes them minutes")
     made.add_argument("--n-features", type=int, nargs="+", default=(2**20, 2**18), help="buckets of ours")
     made.add_argument("--peers", nargs="+", choices=("cd", "mu"), default=("cd", "mu"), help="for Frobenius")
-    made.add_argument(
-        "--peer-init", nargs="+", choices=("nndsvd", "nndsvda", "random"), default=("nndsvda",)
-    )
+    made.add_argument("--peer-init", nargs="+", choices=("nndsvd", "nndsvda", "random"), default=("nndsvda",))
     made.add_argument("--peer-max-iter", type=int, default=1000, help="their iterations at most")
     made.add_argument("-n", "--n-top-terms", type=int, default=10, help="terms a topic that are judged")
     return made
@@ -180,7 +176,7 @@ def _compare(report: Report, given: argparse.Namespace, loss: str, folder: str) 
 
     def case(name: str, function: Any, threads: int, more: dict[str, Any]) -> Run:
         files = outputs.setdefault(name, [])
-        output = str(Path(folder) / f"{loss}-{len(outputs)}-{len(files)}")
+        output = str(Path(folder) / f"{loss}-{list(outputs).index(name)}-{len(files)}")
         files.append(f"{output}.json")
         seed = {"random_state": given.random_state + len(files) - 1, "output": output}
         shared = read | {"k": given.n_components, "beta_loss": loss}
