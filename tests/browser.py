@@ -132,7 +132,15 @@ class Browser:
 
     def press(self, key: str) -> None:
         """A key of the keyboard, down and up, for what has the focus."""
-        code = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "Home": 36, "End": 35, "Enter": 13}[key]
+        code = {
+            "ArrowRight": 39,
+            "ArrowLeft": 37,
+            "ArrowDown": 40,
+            "ArrowUp": 38,
+            "Home": 36,
+            "End": 35,
+            "Enter": 13,
+        }[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             more = text if kind == "keyDown" else {}

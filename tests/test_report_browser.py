@@ -170,6 +170,41 @@ def test_over_time_and_by_label_are_those_of_the_topic(opened):
         assert f"topic #{topic} by label" in rows[1]
 
 
+ROWS = """[...document.querySelectorAll('#all-groups table')].map(table => [...table.tBodies[0].rows].map(row => ({
+    name: row.cells[0].textContent, most: row.cells[2].textContent,
+    shades: (c => [...c.getContext('2d').getImageData(0, 0, c.width, 1).data].filter((_, i) => i % 4 === 3))(
+        row.querySelector('canvas'))})))"""
+MARKED = """[...document.querySelectorAll('#all-groups table')].map(table =>
+    [...table.querySelectorAll('tr.selected')].map(row => row.textContent.split(' ')[0]))"""
+
+
+def test_all_topics_over_time_and_by_label_at_once(opened):
+    """Each row shades its own shares, and says where they are largest; the selected one is marked in both tables."""
+    groups = opened.run("JSON.parse(document.getElementById('data').textContent)")["groups"]
+    order = [
+        int(one) for one in opened.run("[...document.querySelectorAll('#topic option')].map(o => o.value)")
+    ]
+    tables = opened.run(ROWS)
+    assert len(tables) == len(groups) == 2
+    for group, rows in zip(groups, tables, strict=True):
+        most = max(max(one) for one in group["share"])
+        for topic, row in zip(order, rows, strict=True):
+            share = group["share"][topic]
+            assert row["name"].startswith(f"#{topic} ")
+            np.testing.assert_allclose(row["shades"], 255 * np.sqrt(np.array(share) / most), atol=2)
+            assert row["most"].endswith(f" in {group['names'][int(np.argmax(share))]}")
+    assert EVIL in tables[1][0]["most"]
+    opened.click("#all-groups [data-topic='1']")
+    assert "Topic #1 " in opened.run(SAID)
+    for key, topic in (("Home", order[0]), ("ArrowDown", order[1]), ("End", order[2]), ("ArrowUp", order[1])):
+        opened.press(key)
+        assert f"Topic #{topic} " in opened.run(SAID)
+        assert opened.run(MARKED) == [[f"#{topic}"]] * 2
+        assert opened.run("document.activeElement.dataset.topic") == str(topic)
+        # One stop a table for the key of tabs, whatever k is.
+        assert opened.run("document.querySelectorAll('#all-groups [tabindex=\"0\"]').length") == 2
+
+
 def test_a_picture_is_kept(opened, page):
     """Beside the page, in the folder that pytest keeps of its last runs."""
     opened.screenshot(page.with_suffix(".png"))

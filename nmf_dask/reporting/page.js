@@ -135,7 +135,51 @@
     }));
   }
 
+  // One canvas a topic, a pixel a group: thousands of cells cost no elements. What it shows stands beside it in words.
+  function strip(shares, most) {
+    const canvas = make("canvas", { width: shares.length, height: 1, "aria-hidden": true }), pen = canvas.getContext("2d");
+    shares.forEach((s, i) => { pen.fillStyle = `rgba(20, 60, 110, ${Math.sqrt((s ?? 0) / most)})`; pen.fillRect(i, 0, 1, 1); });
+    return canvas;
+  }
+
+  function drawAll() {
+    at("all-groups").append(...data.groups.map((group) => {
+      const most = Math.max(1e-9, ...group.share.map((row) => Math.max(...row)));
+      const caption = `Shares of all topics ${group.kind === "date" ? "over time" : "by"} ${group.name}`;
+      const rows = byShare.map((t) => {
+        const share = group.share[t], peak = share.indexOf(Math.max(...share));
+        const button = make("button", { type: "button", "data-topic": t, tabindex: -1 }, names[t]);
+        button.addEventListener("click", () => select(t));
+        return make("tr", {}, make("th", { scope: "row" }, button), make("td", { class: "strip" }, strip(share, most)),
+          make("td", {}, `${percent(share[peak])} in ${group.names[peak]}`));
+      });
+      const head = make("tr", {}, make("th", { scope: "col" }, "topic"), make("th", { scope: "col" },
+        `${group.names[0]} to ${group.names[group.names.length - 1]}`), make("th", { scope: "col" }, "most"));
+      const table = make("table", { class: "heat", "aria-label": caption }, make("thead", {}, head), make("tbody", {}, ...rows));
+      table.addEventListener("keydown", (event) => {
+        const here = byShare.indexOf(selected), last = byShare.length - 1;
+        const to = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: last };
+        if (!(event.key in to)) return;
+        event.preventDefault();
+        select(byShare[Math.min(last, Math.max(0, to[event.key]))]);
+        table.querySelector("[aria-pressed=true]").focus();
+      });
+      return make("section", {}, make("h3", {}, caption), make("p", { class: "dim" }, `The darkest is ${percent(most)}; `
+        + `${group.names.length} columns, left to right. A click or the arrow keys select a topic.`), make("div", { class: "scroll" }, table));
+    }));
+  }
+
+  function markAll(t, on) {
+    for (const button of document.querySelectorAll(`#all-groups [data-topic="${t}"]`)) {
+      button.setAttribute("aria-pressed", on);
+      button.setAttribute("tabindex", on ? 0 : -1);
+      button.closest("tr").classList.toggle("selected", on);
+    }
+  }
+
   function select(t) {
+    markAll(selected, false);
+    markAll(t, true);
     const before = document.getElementById(`circle-${selected}`), now = document.getElementById(`circle-${t}`);
     if (before) before.setAttribute("aria-selected", false);
     if (now) { now.setAttribute("aria-selected", true); at("map").setAttribute("aria-activedescendant", now.id); }
@@ -151,6 +195,7 @@
 
   drawList();
   drawMap();
+  drawAll();
   at("lambda").addEventListener("input", () => { drawTerms(); });
   select(selected);
   document.documentElement.dataset.ready = "true";

@@ -136,4 +136,5 @@ the topic's part of a term, blue all of it. A click on a term shows it in contex
 <section><h2>Words in context</h2>
 <p id="context-of" class="dim">Texts are shown where the report was made with --input.</p>
 <ul id="context"></ul><div id="groups"></div></section></div>
+<div id="all-groups" class="side"></div>
 """
