@@ -139,6 +139,31 @@ class TestPrograms:
         assert [row["side"] for row in rows][-1] == "gensim's CoherenceModel"
         assert max(row["largest difference"] for row in rows) < 1e-9
 
+    def test_quality_judges_each_side_and_seed_by_its_own_topics(self, corpus: str, tmp_path: Path) -> None:
+        """All documents are of one subject: NMI is 1 of any side that finds them, by labels that say them."""
+        folder = tmp_path / "labelled"
+        folder.mkdir()
+        table = ds.dataset(corpus).to_table()
+        subjects = [f"s{i % TOPICS}" for i in range(len(table))]
+        pq.write_table(table.append_column("subject", pa.array(subjects)), folder / "part.parquet")
+        options = ["--repeat", "2", "-k", "4", "--label-column", "subject", "--n-features", "1048576", "32"]
+        report, _ = run("quality", str(folder), tmp_path, *options)
+        (rows,) = report["tables"].values()
+        assert [row["side"] for row in rows] == [
+            "scikit-learn cd, nndsvda",
+            "scikit-learn mu, nndsvda",
+            "nmf-dask, 2^20 buckets",
+            "nmf-dask, 2^5 buckets",
+        ]
+        # In 32 buckets no bucket has its own term alone: what is judged there is not what the others found.
+        for row in rows[:3]:
+            assert row["NMI"] == pytest.approx(1)
+            assert row["NPMI"] > rows[3]["NPMI"] + 0.01
+        assert rows[3]["collision rate"] > 0.3 > rows[2]["collision rate"]
+        assert rows[3]["NMI"] < 1
+        if measuring.installed("gensim"):
+            assert all(row["by gensim, off by"] < 1e-9 for row in rows)
+
     def test_select_finds_what_was_planted(self, corpus: str, tmp_path: Path) -> None:
         few = ["--planted", "3", "--seeds", "1", "--around", "1", "--fits", "3"]
         report, _ = run("select", corpus, tmp_path, "--repeat", "1", "-k", "4", *few)
