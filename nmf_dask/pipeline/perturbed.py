@@ -3,11 +3,10 @@
 A sample is drawn with replacement, from each block its share of rows (a bootstrap of fewer than all rows, "m out of
 n"): so that a fit costs less than one of the corpus, and rows are left that it did not see.
 
-Fits do not start from what another one found. On planted corpora of 7 and 15 topics (tests/planted.py, two seeds each, k
-from two below to four above, six fits), starting from H of all rows took 12.0 passes on average where independent starts
-took 12.7; what it saved was the start itself, a few times the seconds. But fits that begin in one place agree: of a k two too
-large, the silhouette of the least stable topic rose from between -0.57 and -0.44 to between 0.56 and 0.87, above what
-counts as stable, and such a k would have been recommended.
+Fits do not start from what another one found. On planted corpora of 7 and 15 topics (tests/planted.py, two seeds each,
+k from two below to four above, six fits), starting from H of all rows took 12.0 passes on average where independent
+starts took 12.7; what it saved was the start itself. But fits that begin in one place agree: of a k two too large, the
+silhouette of the least stable topic rose from below -0.4 to between 0.56 and 0.87, which counts as stable.
 """
 
 from __future__ import annotations
