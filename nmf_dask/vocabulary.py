@@ -27,6 +27,7 @@ MAX_TERMS = 4 * 2**20
 _BUCKETS = pa.schema(
     [("bucket", pa.int32()), ("document_frequency", pa.int64()), ("total_count", pa.int64())]
 )
+_GIVEN = _BUCKETS.set(2, pa.field("total_count", pa.float64()))  # of counts that are no numbers of words
 _TERMS = pa.schema([("bucket", pa.int32()), ("term", pa.string()), ("document_frequency", pa.int64())])
 
 
@@ -35,7 +36,8 @@ class TermTable:
     """What one partition or many say of their buckets and of the terms in them."""
 
     buckets: pa.Table
-    """bucket int32, document_frequency int64, total_count int64; ascending; exact, however many merged."""
+    """bucket int32, document_frequency int64, total_count int64 (of given counts: float64); ascending by bucket; whole
+    numbers are exact, however many merged."""
     terms: pa.Table
     """bucket int32, term string, document_frequency int64; ascending by bucket, then by the term's bytes."""
     n_documents: int
@@ -48,10 +50,7 @@ class TermTable:
     @classmethod
     def of(cls, counts: Counts) -> TermTable:
         """Give the table of one partition."""
-        buckets = pa.table(
-            [counts.buckets, counts.document_frequency, counts.total_count],
-            schema=_BUCKETS,
-        )
+        buckets = _bucket_table([counts.buckets, counts.document_frequency, counts.total_count])
         terms = counts.terms.select(_TERMS.names).cast(_TERMS)
         offsets, arena = _bytes_of(terms["term"])
         bucket = read_only(terms["bucket"].to_numpy(), np.int32)
@@ -76,7 +75,7 @@ class TermTable:
         """Read what `to_arrays` gave."""
         terms = term_strings(arrays["term_offsets"], arrays["term_bytes"])
         columns = [arrays["term_bucket"], terms, arrays["term_frequency"]]
-        buckets = pa.table([arrays[name] for name in _BUCKETS.names], schema=_BUCKETS)
+        buckets = _bucket_table([arrays[name] for name in _BUCKETS.names])
         return cls(buckets, pa.table(columns, schema=_TERMS), int(arrays["n_documents"][0]))
 
     def within(self, low: int, high: int) -> TermTable:
@@ -92,6 +91,10 @@ class TermTable:
         """With one term a bucket, the one that names it: all that `select` asks for when nothing more is added."""
         rows = _named_rows(self, np.arange(self.buckets.num_rows))
         return TermTable(self.buckets, self.terms.take(pa.array(rows)).combine_chunks(), self.n_documents)
+
+
+def _bucket_table(columns: Sequence[NDArray[Any]]) -> pa.Table:
+    return pa.table(columns, schema=_GIVEN if columns[2].dtype.kind == "f" else _BUCKETS)
 
 
 def merge_within(tables: Sequence[TermTable], low: int, high: int) -> TermTable:
@@ -113,7 +116,7 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
     was dropped from some subtree counts for less than it should in `terms`, and the numbers depend on the
     shape of the tree: merge in the same tree every time.
     """
-    buckets = pa.concat_tables([_BUCKETS.empty_table(), *(table.buckets for table in tables)])
+    buckets = pa.concat_tables(table.buckets for table in tables) if tables else _BUCKETS.empty_table()
     pending = [_TERMS.empty_table()]
     for table in tables:
         pending.append(table.terms)
@@ -351,12 +354,13 @@ def weigh(
     indptr, indices, data = weighed_rows(
         read_only(counts.indptr, np.int64),
         read_only(counts.indices, np.int32),
-        read_only(counts.counts, np.int32),
+        read_only(counts.counts.view(np.int32), np.int32),
         read_only(rows, np.int64),
         read_only(columns, np.int32),
         read_only(vocabulary.idf, np.float64),
         read_only(expected_bins(vocabulary.document_frequency), np.uint8),
         settings.sublinear_tf,
         NORMS[settings.norm],
+        counts.counts.dtype == np.float32,
     )
     return Csr(indptr, indices, data, len(vocabulary))

@@ -132,6 +132,7 @@ def weigh_rows(rows, columns, idf, document_frequency, sublinear_tf=False, norm=
         read_only(expected_bins(document_frequency), np.uint8),
         sublinear_tf,
         NORMS[norm],
+        False,
     )
 
 

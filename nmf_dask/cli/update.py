@@ -12,7 +12,8 @@ from nmf_dask.cli.options import SettingsCommand, carry_out, job_options
 
 REQUIRED = {"corpus.input": "give --input URI, or input under [corpus] in the job file"}
 KEYS = (
-    "update.base", "corpus.input", "update.history", "corpus.text_column", "corpus.id_column", "corpus.keep",
+    "update.base", "corpus.input", "update.history", "corpus.text_column", "corpus.feature_column",
+    "corpus.value_column", "corpus.feature_names", "corpus.id_column", "corpus.keep",
     "corpus.where", "corpus.format", "model.max_iter", "model.tol", "output.keep_runs",
     "cluster.scheduler", "cluster.workers", "cluster.threads_per_worker", "cluster.memory_limit",
     "cluster.workers_timeout", "cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key", "run.resume", "run.log_format",

@@ -51,6 +51,22 @@ class CorpusSettings(Section):
         description="column of strings that holds the documents; a list: their texts, joined by newlines; "
         "a dot leads into a struct: meta.body",
     )
+    feature_column: Name | None = Field(
+        None,
+        description="counts in place of texts: column of the names (or numbers) of what a row holds, in lists or maps, or "
+        "one of them a row; none: texts",
+        examples=["gene"],
+    )
+    value_column: Name | None = Field(
+        None,
+        description="column of how much of each, beside feature_column; none: the maps hold it, or each counts once",
+        examples=["count"],
+    )
+    feature_names: Name | None = Field(
+        None,
+        description="file of names for numbers in feature_column, counted from 0: one a line, or a Parquet column",
+        examples=["genes.txt"],
+    )
     id_column: Name | None = Field(
         None,
         description="column to carry into W, under its own name; none: the row number, as doc_id",
@@ -76,13 +92,36 @@ class CorpusSettings(Section):
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns that make up a document."""
+        """The columns that make up a document: of counts, those of names and of values."""
+        if self.feature_column is not None:
+            return (
+                (self.feature_column,)
+                if self.value_column is None
+                else (self.feature_column, self.value_column)
+            )
         return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
 
     @field_validator("input", "keep", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _texts_or_counts(self) -> CorpusSettings:
+        if self.feature_column is None:
+            for key in ("value_column", "feature_names"):
+                if getattr(self, key) is not None:
+                    refuse(
+                        ("feature_column", key), "counts need the column of what they count: feature_column"
+                    )
+        elif self.text_column != CorpusSettings.model_fields["text_column"].default:
+            refuse(
+                ("text_column", "feature_column"),
+                "a corpus is of texts or of counts; leave one of the two out",
+            )
+        elif self.format not in ("auto", "parquet"):
+            refuse(("format", "feature_column"), "counts are read from Parquet; write them as such")
+        return self
 
 
 class VectorizerSettings(Section):
@@ -105,25 +144,26 @@ class VectorizerSettings(Section):
     )
     ngram_range: NgramRange = Field((1, 1), description="shortest and longest n-gram")
     n_features: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
-        2**20, description="buckets of the hash; more buckets, fewer terms that share one"
+        2**20,
+        description="buckets of the hash; more buckets, fewer terms that share one; of counts: 2147483647",
     )
     min_df: DocumentFrequency = Field(
         2,
-        description="drop terms in fewer documents: 10 is a count, 0.01 a share of all; scikit-learn: 1",
+        description="drop terms in fewer documents: 10 is a count, 0.01 a share of all; scikit-learn: 1, and of counts",
     )
     max_df: DocumentFrequency = Field(
         0.5,
-        description="drop terms in more documents: 10 is a count, 0.5 a share of all; scikit-learn: 1.0",
+        description="drop terms in more documents: 10 is a count, 0.5 a share of all; scikit-learn: 1.0, and of counts",
     )
     max_features: PositiveInt | None = Field(
         50_000,
-        description='keep the terms of the largest total count; "none" keeps all; scikit-learn: "none"',
+        description='keep the terms of the largest total count; "none" keeps all; scikit-learn: "none", and of counts',
     )
-    use_idf: bool = Field(True, description="weigh by inverse document frequency")
+    use_idf: bool = Field(True, description="weigh by inverse document frequency; of counts: false")
     smooth_idf: bool = Field(True, description="idf as if one more document held every term")
     sublinear_tf: bool = Field(False, description="1 + ln(count) instead of the count")
     norm: Literal["l1", "l2"] | None = Field(
-        "l2", description='scale each document to this norm; "none": not'
+        "l2", description='scale each document to this norm; "none": not, as of counts'
     )
 
     @model_validator(mode="after")
@@ -309,6 +349,14 @@ class RunSettings(Section):
     )
 
 
+OF_WORDS = ("analyzer", "token_pattern", "lowercase", "strip_accents", "stop_words", "ngram_range")
+"""Settings of [vectorizer] that say what a word is."""
+COUNTS: dict[str, Any] = {
+    "n_features": 2**31 - 1, "min_df": 1, "max_df": 1.0, "max_features": None, "use_idf": False, "norm": None
+}  # fmt: skip
+"""Defaults of [vectorizer] for counts: the matrix as it is."""
+
+
 class Settings(Section):
     """One job. A section may be given as a plain dict: ``Settings(model={"n_components": 5})``."""
 
@@ -323,6 +371,22 @@ class Settings(Section):
     select: SelectSettings = SelectSettings()
     update: UpdateSettings = UpdateSettings()
     nightly: NightlySettings = NightlySettings()
+
+    @model_validator(mode="after")
+    def _counts_are_no_words(self) -> Settings:
+        if self.corpus.feature_column is None:
+            return self
+        given, fields = self.vectorizer, VectorizerSettings.model_fields
+        for key in OF_WORDS:
+            if getattr(given, key) != fields[key].default:
+                refuse(
+                    (f"vectorizer.{key}", "corpus.feature_column"),
+                    f"{key} is about the words of texts, and there are none in counts; leave it out",
+                )
+        values = {**dict(given), **{key: COUNTS[key] for key in COUNTS.keys() - given.model_fields_set}}
+        weighed = VectorizerSettings.model_construct(_fields_set=set(given.model_fields_set), **values)
+        object.__setattr__(self, "vectorizer", weighed)  # defaults are not what was given
+        return self
 
     @model_validator(mode="after")
     def _terms_for_every_topic(self) -> Settings:

@@ -8,10 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from nmf_dask.corpus.features import Features
 
 NO_COLUMNS = pa.schema([])
 _KEY = re.compile(r"([^=/]+)=([^/]*)")
@@ -26,7 +29,7 @@ Keys = tuple[tuple[str, str | None], ...]
 class Columns:
     """The columns of a corpus. Picklable.
 
-    `text` are those that make up a document; `id` is None where row numbers are the ids. `kept` are the names and
+    `text` are those that make up a document (as `features` say, where they are counts); `id` is None where row numbers are the ids. `kept` are the names and
     types that W carries beside: columns of the files, and those of `keys`, whose values are in the files' paths.
     """
 
@@ -34,6 +37,12 @@ class Columns:
     id: str | None
     kept: pa.Schema = field(default_factory=lambda: NO_COLUMNS)
     keys: frozenset[str] = frozenset()
+    features: Features | None = None
+
+    @property
+    def documents(self) -> tuple[str, ...] | Features:
+        """What documents are read from: columns of texts, or of counts."""
+        return self.text if self.features is None else self.features
 
     @property
     def id_name(self) -> str:

@@ -22,7 +22,9 @@ from nmf_dask.corpus.columns import (
     key_fields,
     keys_of,
 )
+from nmf_dask.corpus.features import ENTRY_BYTES, Features, feature_columns
 from nmf_dask.corpus.footers import (
+    Column,
     Footer,
     check_alone,
     check_column,
@@ -36,7 +38,7 @@ from nmf_dask.corpus.footers import (
 from nmf_dask.corpus.formats import check_one_format
 from nmf_dask.corpus.locations import Found, Location, find_files
 from nmf_dask.corpus.locations import parse as location_of
-from nmf_dask.corpus.partitions import Partition, Piece, RowGroup, SourceFile, plan_partitions
+from nmf_dask.corpus.partitions import MAX_ROWS, Partition, Piece, RowGroup, SourceFile, plan_partitions
 from nmf_dask.corpus.raw import (
     Raw,
     default_id,
@@ -56,6 +58,8 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 REMOTE_REQUESTS = 32
 LOCAL_READERS = 8
 _NAMES_SHOWN = 5
+MOST_TRIPLES = 2**31
+"""Of a partition: a limit of its documents would be one of them."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Corpus:
     """The files as they were found, with what a store's listing said of them."""
     raw: Raw | None = None
     origin: Corpus | None = None
+    features: Features | None = None
+    """Of counts."""
     sources: tuple[SourceFile, ...] = ()
     """Of staged files: for each, the one that its documents are of (the first, where they are of several)."""
 
@@ -89,7 +95,8 @@ class Corpus:
     def columns(self) -> Columns:
         """What tasks read of it."""
         keys = frozenset(name for file in self.files for name, _ in file.keys)
-        return Columns(self.settings.text_columns, self.settings.id_column, self.kept, keys)
+        settings = self.settings
+        return Columns(settings.text_columns, settings.id_column, self.kept, keys, self.features)
 
     def describe(self) -> dict[str, Any]:
         """The `input` of run.json, for `difference` to compare."""
@@ -127,6 +134,7 @@ class _Checked(NamedTuple):
     id_type: pa.DataType | None
     null_id: Piece | None
     kept: Mapping[str, tuple[SourceFile, pa.DataType]]
+    is_triples: bool
 
 
 def open_corpus(
@@ -143,6 +151,12 @@ def open_corpus(
     """
     found = find_corpus(settings.input, settings.format) if found is None else found
     format_ = check_one_format(", ".join(settings.input), found, settings.format)
+    features = Features.of(settings)
+    if features is not None and format_ != "parquet":
+        raise InputDataError(
+            f"{found[0].location} is of format {format_}, and counts (corpus.feature_column) are read from Parquet: write "
+            "them as such"
+        )
     condition = parse(settings.where) if settings.where is not None else None
     keys = _keys(found, settings)
     workers = LOCAL_READERS if all(file.location.is_local for file in found) else REMOTE_REQUESTS
@@ -155,6 +169,7 @@ def open_corpus(
     files = tuple(one.file for one in checked)
     row_groups = [group for one in checked for group in one.row_groups]
     n_rows = sum(group.n_rows for group in row_groups)
+    is_triples = _are_triples(checked)
     if n_rows == 0 and not by_file:
         raise no_document(settings, files)
     for one in checked:
@@ -164,18 +179,19 @@ def open_corpus(
         settings=settings,
         files=files,
         partitions=(_partitions_by_file if by_file else plan_partitions)(
-            row_groups, settings.partition_bytes
+            row_groups, settings.partition_bytes, MOST_TRIPLES if is_triples else MAX_ROWS
         ),
         n_rows=n_rows,
         text_bytes=sum(group.text_bytes for group in row_groups),
-        fingerprint=_fingerprint(files),
+        fingerprint=_fingerprint(files, features),
         id_type=id_type,
         kept=kept,
         found=tuple(found),
+        features=features,
     )
-    if condition is None:
+    if condition is None and not is_triples:
         return corpus
-    raw = Raw("parquet", corpus.columns, id_type, keys, where=settings.where)
+    raw = Raw("parquet", corpus.columns, id_type, keys, where=settings.where, triples=is_triples)
     return replace(corpus, raw=raw)
 
 
@@ -228,10 +244,13 @@ def staged(corpus: Corpus, files: Sequence[str], n_rows: int, *, by_file: bool =
     if corpus.raw is None or (n_rows == 0 and not by_file):
         raise no_document(corpus.settings, corpus.files)
     columns = corpus.raw.columns
-    update = {
-        "input": tuple(files), "format": "parquet", "text_column": corpus.raw.text_name, "where": None,
-        "keep": tuple(columns.kept.names),
+    update: dict[str, Any] = {
+        "input": tuple(files), "format": "parquet", "where": None, "keep": tuple(columns.kept.names)
     }  # fmt: skip
+    if columns.features is None:
+        update["text_column"] = corpus.raw.text_name
+    else:
+        update |= {"feature_column": corpus.raw.text_name, "value_column": None, "feature_names": None}
     locations = map(location_of, files)
     found = [Found(location, location.path.rpartition("/")[2]) for location in locations]
     opened = open_corpus(corpus.settings.model_copy(update=update), found, by_file=by_file)
@@ -267,12 +286,14 @@ def check_labels(corpus: Corpus, column: str) -> None:
         list(pool.map(check, corpus.files))
 
 
-def _partitions_by_file(row_groups: Sequence[RowGroup], partition_bytes: int) -> tuple[Partition, ...]:
+def _partitions_by_file(
+    row_groups: Sequence[RowGroup], partition_bytes: int, max_rows: int
+) -> tuple[Partition, ...]:
     """The partitions of each file as if it were alone, numbered on."""
     partitions: list[Partition] = []
     n_rows = 0
     for _, groups in groupby(row_groups, key=lambda group: group.file):
-        for one in plan_partitions(list(groups), partition_bytes):
+        for one in plan_partitions(list(groups), partition_bytes, max_rows):
             partitions.append(replace(one, index=len(partitions), first_row=n_rows))
             n_rows += one.n_rows
     return tuple(partitions)
@@ -314,7 +335,7 @@ def _check(
 ) -> _Checked:
     footer = read_footer(found.location)
     metadata = footer.metadata
-    texts = [text_column(footer, found.location, name) for name in settings.text_columns]
+    texts, is_triples = _contents(footer, found.location, settings)
     for column in texts:
         check_column(footer, found.location, column)
     check_alone(footer, found.location)
@@ -326,15 +347,35 @@ def _check(
         group = metadata.row_group(index)
         if group.num_rows and matching[index]:
             size = sum(group.column(column.leaf).total_uncompressed_size for column in texts)
+            if settings.feature_column is not None:
+                size = group.column(texts[0].leaf).num_values * ENTRY_BYTES
             row_groups.append(RowGroup(file, index, group.num_rows, size))
     kept = _kept_types(file, footer, settings)
     if settings.id_column is None:
-        return _Checked(file, tuple(row_groups), None, None, kept)
+        return _Checked(file, tuple(row_groups), None, None, kept, is_triples)
     ids = id_column(footer, found.location, settings.id_column)
     check_column(footer, found.location, ids)
     counts = null_counts(footer, found.location, ids)
     null_id = _null_id(counts, row_groups) if condition is None else None
-    return _Checked(file, tuple(row_groups), ids.type, null_id, kept)
+    return _Checked(file, tuple(row_groups), ids.type, null_id, kept, is_triples)
+
+
+def _contents(footer: Footer, location: Location, settings: CorpusSettings) -> tuple[list[Column], bool]:
+    """The columns that make up documents in a file, and whether they are those of triples."""
+    if settings.feature_column is not None:
+        return feature_columns(footer, location, settings)
+    return [text_column(footer, location, name) for name in settings.text_columns], False
+
+
+def _are_triples(checked: Sequence[_Checked]) -> bool:
+    first = checked[0]
+    for one in checked:
+        if one.is_triples != first.is_triples:
+            rows, lists = (one, first) if one.is_triples else (first, one)
+            raise InputDataError(
+                f"a row of {rows.file} is one name, and of {lists.file} a list of them: write all files alike"
+            )
+    return first.is_triples
 
 
 def _matching(file: SourceFile, footer: Footer, condition: Condition | None, keys: pa.Schema) -> list[bool]:
@@ -414,9 +455,11 @@ def _common_id_type(checked: list[_Checked], column: str | None) -> pa.DataType:
     return first.id_type
 
 
-def _fingerprint(files: Iterable[SourceFile]) -> str:
-    """SHA-256 of names, sizes and footers in order, and of keys. No times: a copy is the same corpus."""
+def _fingerprint(files: Iterable[SourceFile], features: Features | None = None) -> str:
+    """SHA-256 of names, sizes and footers in order, of keys and names. No times: a copy is the same corpus."""
     digest = hashlib.sha256()
+    if features is not None and features.digest is not None:
+        digest.update(f"names {features.digest}\n".encode())
     for file in files:
         keys = f"\0{file.keys}" if file.keys else ""
         digest.update(f"{file.name}\0{file.size}\0{file.digest}{keys}\n".encode())

@@ -150,10 +150,10 @@ def brief(error: BaseException) -> str:
 
 def text_column(footer: Footer, location: Location, name: str) -> Column:
     """The column of documents; InputDataError where it is missing, or not of strings."""
-    column = _find(footer, location, name, "--text-column")
+    column = find_column(footer, location, name, "--text-column")
     if column.type in _STRINGS:
         return column
-    strings = [field.name for field in footer.schema if _plain(field.type) in _STRINGS]
+    strings = [field.name for field in footer.schema if plain_type(field.type) in _STRINGS]
     raise InputDataError(
         f"{location}: column {name!r} has type {column.type}, not of strings. {_remedy(column.type)} "
         + (
@@ -167,7 +167,7 @@ def text_column(footer: Footer, location: Location, name: str) -> Column:
 
 def id_column(footer: Footer, location: Location, name: str) -> Column:
     """The column of ids; InputDataError where it is missing or nested."""
-    column = _find(footer, location, name, "--id-column")
+    column = find_column(footer, location, name, "--id-column")
     if not _is_nested(column.type):
         return column
     raise InputDataError(
@@ -179,7 +179,7 @@ def id_column(footer: Footer, location: Location, name: str) -> Column:
 
 def single_column(footer: Footer, location: Location, name: str, flag: str) -> Column:
     """A column of single values, which `flag` names; InputDataError where it is missing or nested."""
-    column = _find(footer, location, name, flag)
+    column = find_column(footer, location, name, flag)
     if not _is_nested(column.type):
         return column
     inner = [one for one in nested_names(footer.schema) if one.startswith(f"{name}.")]
@@ -191,7 +191,7 @@ def single_column(footer: Footer, location: Location, name: str, flag: str) -> C
 
 def label_column(footer: Footer, location: Location, name: str) -> Column:
     """The column of labels; InputDataError where it is missing or holds no names, numbers or times."""
-    column = _find(footer, location, name, "--label-column", "evaluate")
+    column = find_column(footer, location, name, "--label-column", "evaluate")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
     if not (pa.types.is_nested(kind) or binary or isinstance(kind, pa.BaseExtensionType)):
@@ -238,15 +238,17 @@ def check_column(footer: Footer, location: Location, column: Column) -> None:
     if error := _undecodable(footer, range(metadata.num_row_groups), ".".join(column.path)):
         said = f"what its footer says of column {column.name!r} cannot be decoded ({error})"
         raise damaged(location, footer.size, said)
-    physical_type = metadata.schema.column(column.leaf).physical_type
+    leaves = range(column.leaf, column.leaf + leaves_of(column.type))
+    nested = _is_nested(column.type)
     n_rows = 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        chunk = group.column(column.leaf)
         n_rows += group.num_rows
-        fault = _fault(group, chunk, physical_type) or _missing(chunk, footer.start)
-        if fault:
-            raise damaged(location, footer.size, f"row group {index} of column {column.name!r} {fault}")
+        for leaf in leaves:
+            chunk, physical_type = group.column(leaf), metadata.schema.column(leaf).physical_type
+            fault = _fault(group, chunk, physical_type, nested) or _missing(chunk, footer.start)
+            if fault:
+                raise damaged(location, footer.size, f"row group {index} of column {column.name!r} {fault}")
     if n_rows != metadata.num_rows:
         said = f"its footer counts {metadata.num_rows:,} rows, and its row groups {n_rows:,}"
         raise damaged(location, footer.size, said)
@@ -332,11 +334,14 @@ class _Nothing(Seekable):
         raise OSError("nothing is here")
 
 
-def _fault(group: pq.RowGroupMetaData, chunk: pq.ColumnChunkMetaData, physical_type: str) -> str:
-    """What contradicts itself in the metadata of a column that is not nested; empty where nothing does."""
+def _fault(
+    group: pq.RowGroupMetaData, chunk: pq.ColumnChunkMetaData, physical_type: str, nested: bool
+) -> str:
+    """What contradicts itself in the metadata of a column; empty where nothing does. A nested row has some values."""
     if chunk.physical_type != physical_type:
         return f"is of type {chunk.physical_type}, and the column of {physical_type}"
-    if not 0 <= group.num_rows == chunk.num_values:
+    n_rows, n_values = group.num_rows, chunk.num_values
+    if not (0 <= n_rows <= n_values if nested else 0 <= n_rows == n_values):
         return f"should have {group.num_rows:,} rows, but has {chunk.num_values:,} values"
     if min(chunk.total_compressed_size, chunk.total_uncompressed_size, chunk.data_page_offset) < 0:
         return "has a size or a place below zero"
@@ -356,17 +361,18 @@ def _end(chunk: pq.ColumnChunkMetaData) -> int:
 
 def column_of(footer: Footer, name: str) -> Column:
     """A column that `text_column` or its like has found before."""
-    type_, leaf, path = find_field(footer.schema, name, _leaves)
-    return Column(name, _plain(type_), leaf, path, pa.types.is_dictionary(type_))
+    type_, leaf, path = find_field(footer.schema, name, leaves_of)
+    return Column(name, plain_type(type_), leaf, path, pa.types.is_dictionary(type_))
 
 
-def _find(footer: Footer, location: Location, name: str, flag: str, section: str = "corpus") -> Column:
+def find_column(footer: Footer, location: Location, name: str, flag: str, section: str = "corpus") -> Column:
+    """The column of a name that `flag` gave; InputDataError where there is none, or several."""
     names = footer.schema.names
     if names.count(name) > 1:
         raise InputDataError(
             f"{location}: {names.count(name)} columns are named {name!r}. Rename all but one."
         )
-    if find_field(footer.schema, name, _leaves) is not None:
+    if find_field(footer.schema, name, leaves_of) is not None:
         return column_of(footer, name)
     raise InputDataError(
         f"{location}: no column {name!r}. "
@@ -398,7 +404,7 @@ def _not_parquet(location: Location, size: int, head: bytes, tail: bytes) -> Inp
     )
 
 
-def _plain(type_: pa.DataType) -> pa.DataType:
+def plain_type(type_: pa.DataType) -> pa.DataType:
     """Type of the values, dictionary-encoded or not."""
     return type_.value_type if pa.types.is_dictionary(type_) else type_
 
@@ -414,7 +420,8 @@ def _is_nested(type_: pa.DataType) -> bool:
     return bool(pa.types.is_nested(stored))
 
 
-def _is_list(type_: pa.DataType) -> bool:
+def is_list(type_: pa.DataType) -> bool:
+    """Whether values are lists, of any kind."""
     return any(
         check(type_)
         for check in (
@@ -427,22 +434,22 @@ def _is_list(type_: pa.DataType) -> bool:
     )
 
 
-def _leaves(type_: pa.DataType) -> int:
+def leaves_of(type_: pa.DataType) -> int:
     """Number of Parquet columns that a column of this type is stored in."""
     if isinstance(type_, pa.BaseExtensionType):
-        return _leaves(type_.storage_type)
+        return leaves_of(type_.storage_type)
     if pa.types.is_map(type_):
-        return _leaves(type_.key_type) + _leaves(type_.item_type)
-    if _is_list(type_):
-        return _leaves(type_.value_type)
+        return leaves_of(type_.key_type) + leaves_of(type_.item_type)
+    if is_list(type_):
+        return leaves_of(type_.value_type)
     if pa.types.is_struct(type_):
-        return sum(_leaves(field.type) for field in type_)
+        return sum(leaves_of(field.type) for field in type_)
     return 1
 
 
 def _remedy(type_: pa.DataType) -> str:
-    if _is_list(type_) and _plain(type_.value_type) in _STRINGS:
-        return "Join each list into one string."
+    if is_list(type_) and plain_type(type_.value_type) in _STRINGS:
+        return "Join each list into one string, or count what the lists hold (--feature-column)."
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_):
         return "If the bytes are UTF-8, write the column as strings (in SQL: CAST(... AS VARCHAR))."
     return "Write it as strings, or choose another column."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from nmf_dask.config import CorpusSettings
 from nmf_dask.corpus.columns import NO_COLUMNS, Columns, find_field, key_value, nested_names
+from nmf_dask.corpus.features import MAPS, BadRow
 from nmf_dask.corpus.footers import Column, Footer, checked_statistics, did_you_mean, null_counts
 from nmf_dask.corpus.formats import compression_of
 from nmf_dask.corpus.locations import Found, Location
@@ -19,6 +21,7 @@ from nmf_dask.corpus.partitions import LARGEST_UNCUT, Partition, Piece, SourceFi
 from nmf_dask.corpus.reading import joined, read_together
 from nmf_dask.corpus.records import Source, head_schema, read_records
 from nmf_dask.corpus.seen import Seen, look_at
+from nmf_dask.corpus.triples import run_starts, whole_rows
 from nmf_dask.corpus.where import Condition, Facts, Unfit, columns_of, may_be_true, parse
 from nmf_dask.errors import InputDataError
 
@@ -50,11 +53,13 @@ class Raw:
     keys: pa.Schema = field(default_factory=lambda: NO_COLUMNS)
     sources: tuple[Source, ...] = ()
     where: str | None = None
+    triples: bool = False
+    """Whether a row of counts stands in a file as several."""
 
     @property
     def text_name(self) -> str:
         """The column of documents where they are staged: a name that no other has."""
-        name = "text"
+        name = "text" if self.columns.features is None else "features"
         while name in (self.columns.id, *self.columns.kept.names):
             name += "_"
         return name
@@ -63,7 +68,8 @@ class Raw:
     def schema(self) -> pa.Schema:
         """Of the staged documents."""
         ids = [] if self.columns.id is None else [pa.field(self.columns.id, self.id_type)]
-        return pa.schema([pa.field(self.text_name, pa.string()), *ids, *self.columns.kept])
+        kind = pa.string() if self.columns.features is None else MAPS
+        return pa.schema([pa.field(self.text_name, kind), *ids, *self.columns.kept])
 
     def check(self, file: SourceFile) -> None:
         """Raise InputDataError where the filter does not go with the columns' types; `file` is to be named."""
@@ -80,7 +86,11 @@ class Raw:
         for file, pieces in groupby(partition.pieces, key=lambda piece: piece.file):
             of_file = replace(partition, pieces=tuple(pieces))
             row, expression = 0, None
-            for table in self._rows(file, of_file):
+            tables = self._rows(file, of_file)
+            if self.triples:
+                assert self.columns.id is not None
+                tables = whole_rows(file, of_file.pieces, self.columns.id, partial(self._rows, file))
+            for table in tables:
                 if self.where is not None:
                     types = {one.name: one.type for one in table.schema}
                     expression = bound(parse(self.where), types.__getitem__, file.location)
@@ -109,7 +119,10 @@ class Raw:
             yield pa.Table.from_arrays(arrays, names=list(names))
 
     def _documents(self, file: SourceFile, rows: pa.Table, start: int, stop: int) -> pa.Table:
-        arrays: list[Any] = [joined([rows[name].cast(pa.string()) for name in self.columns.text])]
+        starts = run_starts(rows[self.columns.id].combine_chunks()) if self.triples else None
+        arrays: list[Any] = [self._contents(file, rows, starts, f"{start:,} to {stop - 1:,}")]
+        if starts is not None:
+            rows = rows.take(pa.array(starts))
         if self.columns.id is not None:
             ids = rows[self.columns.id]
             if ids.null_count:
@@ -121,6 +134,23 @@ class Raw:
             arrays.append(ids)
         arrays += [rows[one.name].cast(one.type) for one in self.columns.kept]
         return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def _contents(self, file: SourceFile, rows: pa.Table, starts: Any, place: str) -> Any:
+        """Texts or counts of rows of a file; of triples, those that begin at the `starts`."""
+        if self.columns.features is None:
+            return joined([rows[name].cast(pa.string()) for name in self.columns.text])
+        arrays = [rows[name].combine_chunks() for name in self.columns.text]
+        try:
+            if starts is None:
+                return self.columns.features.maps(arrays)
+            return self.columns.features.maps_of_runs(arrays, starts)
+        except BadRow as bad:
+            what = f"one of the rows {place} (counted from 0 as they are read)"
+            if starts is not None:
+                what = f"the row with {self.columns.id} = {rows[self.columns.id][int(starts[bad.row])].as_py()!r}"
+            raise InputDataError(
+                f"{file}: {what} {bad.what}. Mend it, or leave it out by a filter (--where)."
+            ) from None
 
 
 def needed(columns: Columns, where: str | None, keys: Sequence[str]) -> tuple[str, ...]:

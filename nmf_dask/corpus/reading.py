@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nmf_dask.corpus.columns import Columns, key_value
+from nmf_dask.corpus.features import MAPS, BadRow, Features
 from nmf_dask.corpus.footers import Column, Footer, brief, column_of, damaged, open_file
 from nmf_dask.corpus.locations import explain
 from nmf_dask.corpus.pages import WithoutPages, pages_before
@@ -34,38 +35,72 @@ SEEK_BYTES = 4096
 _REQUEST = re.compile(r"AWS Error|google::cloud|Azure|HDFS|curlCode|[Tt]imed? ?out")
 
 
-def read_texts(partition: Partition, text_column: str | Sequence[str]) -> pa.ChunkedArray:
-    """Documents of a partition as strings, n_rows of them; a null is a document without text.
+Documents = str | Sequence[str] | Features
+"""What documents are read from: a column of texts, several, or those of counts."""
+
+
+def read_texts(partition: Partition, column: Documents) -> pa.ChunkedArray:
+    """Documents of a partition as strings, n_rows of them; a null is a document without text. Counts come as MAPS.
 
     Several columns are joined by newlines, those that are null left out; where all are null, the document is.
 
     Raises InputDataError where a file is damaged (naming file, column and row group), gone, or another than
     it was when the corpus was opened, and RetryableError where it cannot be reached.
     """
-    return pa.chunked_array(list(_texts(partition, text_column)), pa.string())
+    return pa.chunked_array(list(_texts(partition, column)), _type_of(column))
 
 
 def read_texts_by_slices(
-    partition: Partition, text_column: str | Sequence[str], slice_bytes: int, slice_rows: int
+    partition: Partition, column: Documents, slice_bytes: int, slice_rows: int
 ) -> Iterator[pa.ChunkedArray]:
     """What `read_texts` gives, in slices of about so many bytes, and of so many rows at most: one is in memory."""
     chunks: list[pa.Array] = []
     n_bytes = n_rows = 0
-    for chunk in _texts(partition, text_column):
+    for chunk in _texts(partition, column):
         if chunks and (n_bytes + chunk.nbytes > slice_bytes or n_rows + len(chunk) > slice_rows):
-            yield pa.chunked_array(chunks, pa.string())
+            yield pa.chunked_array(chunks, _type_of(column))
             chunks, n_bytes, n_rows = [], 0, 0
         chunks.append(chunk)
         n_bytes += chunk.nbytes
         n_rows += len(chunk)
     if chunks:
-        yield pa.chunked_array(chunks, pa.string())
+        yield pa.chunked_array(chunks, _type_of(column))
 
 
-def _texts(partition: Partition, text_column: str | Sequence[str]) -> Iterator[pa.Array]:
-    columns = (text_column,) if isinstance(text_column, str) else text_column
+def _type_of(column: Documents) -> pa.DataType:
+    return MAPS if isinstance(column, Features) else pa.string()
+
+
+def _texts(partition: Partition, column: Documents) -> Iterator[pa.Array]:
+    if isinstance(column, Features):
+        yield from _maps(partition, column)
+        return
+    columns = (column,) if isinstance(column, str) else column
     for chunks in read_together(partition, columns):
         yield joined([chunk.cast(pa.string()) for chunk in chunks])
+
+
+def _maps(partition: Partition, features: Features) -> Iterator[pa.Array]:
+    row = 0
+    for arrays in read_together(partition, features.columns):
+        try:
+            yield features.maps(arrays)
+        except BadRow as bad:
+            piece, there = _place(partition, row + bad.row)
+            raise InputDataError(
+                f"{piece.file}: row {there:,} of row group {piece.row_group} (both counted from 0) {bad.what}. Mend it, "
+                "or drop the row."
+            ) from None
+        row += len(arrays[0])
+
+
+def _place(partition: Partition, row: int) -> tuple[Piece, int]:
+    """Where a partition's row is: in which piece, and its number in the row group."""
+    for piece in partition.pieces:
+        if row < piece.stop - piece.start:
+            break
+        row -= piece.stop - piece.start
+    return piece, piece.start + row
 
 
 def read_together(partition: Partition, columns: Sequence[str]) -> Iterator[list[pa.Array]]:
@@ -205,13 +240,20 @@ def _opened(file: SourceFile) -> tuple[pa.NativeFile, Footer]:
     )
 
 
+def row_groups_of(file: SourceFile) -> list[int]:
+    """Rows of each row group of a file; InputDataError where it is not what it was."""
+    source, footer = _opened(file)
+    source.close()
+    return [footer.metadata.row_group(number).num_rows for number in range(footer.metadata.num_row_groups)]
+
+
 def _rows(
     source: pa.NativeFile, footer: Footer, piece: Piece, column: str, batch_rows: int
 ) -> Iterator[pa.Array]:
     position = 0
     found = column_of(footer, column)
     try:
-        if piece.start:
+        if piece.start and not pa.types.is_nested(found.type):
             chunk = footer.metadata.row_group(piece.row_group).column(found.leaf)
             block = SEEK_BYTES if piece.file.location.is_local else BUFFER_BYTES
             gap = pages_before(source, chunk, piece.start, block)

@@ -82,12 +82,15 @@ def weigh_row(
     sublinear_tf: bool,
     norm: int,
     weights: NDArray[np.float64],
+    given: bool,
 ) -> float:
     """Set `weights[:size]` to tf times idf and give the factor that brings them to `norm`."""
     total = 0.0
     for s in range(size):
         key = keys[np.uint64(s)]
         tf = np.float64(key & 0xFFFFFFFF)
+        if given:
+            tf = np.float64(np.int32(key & 0xFFFFFFFF).view(np.float32))
         # Most counts are 1, and a logarithm costs more than the rest of the entry.
         if sublinear_tf and tf != 1.0:
             tf = 1.0 + np.log(tf)
@@ -110,11 +113,12 @@ def weighed_rows(
     bins: NDArray[np.uint8],
     sublinear_tf: bool,
     norm: int,
+    given: bool,
 ) -> Any:
     """Weigh the rows `order` of counts (n, b) and keep the columns that were selected.
 
     `columns` (b,) gives the column of each of the block's buckets, or -1; `idf` (m,) its weight; `bins` (m,)
-    is `expected_bins`. Formulas: scikit-learn's TfidfTransformer (`tf = 1 + ln(count)` where `sublinear_tf`,
+    is `expected_bins`. `counts` are numbers, or the bits of float32 numbers that are `given`. Formulas: scikit-learn's TfidfTransformer (`tf = 1 + ln(count)` where `sublinear_tf`,
     `tf * idf`, then the norm, of `NORMS`, over the kept columns), in float64. Returns indptr int64, indices
     int32 (ascending within a row) and data float32.
     """
@@ -134,7 +138,7 @@ def weighed_rows(
             found[np.uint64(size)] = (np.int64(column) << 32) | np.int64(counts[np.uint64(j)])
             size += column >= 0
         sort_row(found, size, bins, tops, keys)
-        scale = weigh_row(keys, size, idf, sublinear_tf, norm, weights)
+        scale = weigh_row(keys, size, idf, sublinear_tf, norm, weights, given)
         for s in range(size):
             out_indices[np.uint64(nnz + s)] = keys[np.uint64(s)] >> 32
             out_data[np.uint64(nnz + s)] = weights[np.uint64(s)] * scale

@@ -114,11 +114,11 @@ class PartTasks:
         """What is read for each part."""
         if len(group) == 1:
             [due] = group
-            texts = read_texts_by_slices(due.partition, self.columns.text, SLICE_BYTES, SLICE_ROWS)
+            texts = read_texts_by_slices(due.partition, self.columns.documents, SLICE_BYTES, SLICE_ROWS)
             yield due, Rows(self._ids(due), read_kept(due.partition, self.columns), texts)
         elif group:
             whole = together(group)
-            all_texts = read_texts(whole, self.columns.text)
+            all_texts = read_texts(whole, self.columns.documents)
             ids = None if self.columns.id is None else read_ids(whole, self.columns.id)
             kept = read_kept(whole, self.columns)
             low = 0

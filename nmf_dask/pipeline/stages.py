@@ -119,7 +119,7 @@ class CorpusTasks:
         return tasks.submit(batch, [*numbers, merged_table(batch, tables, sizes, self.vectorizer)])
 
     def _counted(self, partition: Partition) -> tuple[Counts, Counted]:
-        texts = read_texts(partition, self.columns.text)
+        texts = read_texts(partition, self.columns.documents)
         try:
             counts = count_texts(texts, self.vectorizer)
         except MemoryError as error:

@@ -54,7 +54,10 @@ def run_id(settings: Settings, fingerprint: str, updated_from: str | None = None
 
 def chosen_documents(corpus: CorpusSettings) -> dict[str, Any]:
     """What decides the documents; later keys count where they are given, so that older runs keep their ids."""
-    always, later = {"text_column", "id_column"}, {"keep", "where", "format"}
+    always, later = (
+        {"text_column", "id_column"},
+        {"keep", "where", "format", "feature_column", "value_column", "feature_names"},
+    )
     return {
         **corpus.model_dump(mode="json", include=always),
         **corpus.model_dump(mode="json", include=later, exclude_defaults=True),

@@ -13,6 +13,7 @@ from nmf_dask.text.characters import count_characters
 from nmf_dask.text.counts import Counts, counts_by_bucket
 from nmf_dask.text.documents import Documents, documents_of, lowered_by_python, string_chunks
 from nmf_dask.text.fold import Fold, fold_tables
+from nmf_dask.text.given import are_given, count_given
 from nmf_dask.text.reference import count_by_analyzer
 from nmf_dask.text.terms import (
     BLOCK,
@@ -33,12 +34,14 @@ MAX_DOCUMENT = 2**31 - 2**16
 
 
 def count_texts(texts: Any, settings: VectorizerSettings) -> Counts:
-    """Count the terms of one partition's documents, an Arrow array (or chunked array) of strings.
+    """Count the terms of one partition's documents, an Arrow array (or chunked array) of strings, or of given counts.
 
     Buckets are those of scikit-learn's HashingVectorizer(alternate_sign=False), terms those of its analyzers.
     A null is an empty document. Raises ConfigurationError for settings that no analyzer can follow,
     InputDataError for a column that holds no strings or a document too long to count.
     """
+    if are_given(texts):
+        return count_given(texts, settings)
     analysis = analysis_of(settings)
     chunks, n_invalid = string_chunks(texts)
     if not analysis.compiled:

@@ -27,7 +27,7 @@ class Counts:
 
     indptr: NDArray[np.int64]  # (n_documents + 1,)
     indices: NDArray[np.int32]  # (nnz,)
-    counts: NDArray[np.int32]  # (nnz,)
+    counts: NDArray[np.int32] | NDArray[np.float32]  # (nnz,); those that are given are float32
     buckets: NDArray[np.int32]  # (b,) ascending, 0 <= bucket < n_features
     terms: pa.Table
     n_invalid: int  # documents of invalid UTF-8, whose bad bytes were counted as U+FFFD
@@ -48,13 +48,14 @@ class Counts:
         return np.bincount(self.indices, minlength=len(self.buckets)).astype(np.int64, copy=False)
 
     @property
-    def total_count(self) -> NDArray[np.int64]:
-        """Occurrences of the bucket's terms in this partition, (b,)."""
+    def total_count(self) -> NDArray[np.int64] | NDArray[np.float64]:
+        """Occurrences of the bucket's terms in this partition, (b,); float64 where counts are float32."""
         if self.statistics is not None:
             found: NDArray[np.int64] = self.statistics[1]
             return found
         # float64 weights are exact: a partition has far fewer than 2**53 words.
-        return np.bincount(self.indices, self.counts, minlength=len(self.buckets)).astype(np.int64)
+        total = np.bincount(self.indices, self.counts, minlength=len(self.buckets))
+        return total if self.counts.dtype == np.float32 else total.astype(np.int64)
 
 
 def counts_by_bucket(
