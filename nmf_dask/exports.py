@@ -77,7 +77,8 @@ def top_documents(model: TopicModel, topic: int, n: int) -> pa.Table:
 def find_topics(model: TopicModel, query: str, n: int) -> list[tuple[int, float]]:
     """Topics that a query is made of, with their shares of its weight, the largest first; none for no known term."""
     sums = model.H.sum(axis=1, dtype=np.float64)
-    explained = model.transform([query])[0] * sums  # what each topic puts into the query's row of WH
+    document: Any = {query: 1.0} if model.of_counts else query
+    explained = model.transform([document])[0] * sums  # what each topic puts into the query's row of WH
     total = explained.sum()
     order = np.argsort(-explained, kind="stable")[:n]
     return [(int(t), float(explained[t] / total)) for t in order if explained[t] > 0]
@@ -85,6 +86,10 @@ def find_topics(model: TopicModel, query: str, n: int) -> list[tuple[int, float]
 
 def to_sklearn(model: TopicModel) -> tuple[Any, Any]:
     """A vectorizer and an NMF of scikit-learn's own classes, fitted: their pickles ask for nothing else."""
+    if model.of_counts:
+        raise ValueError(
+            "a model of counts has no vectorizer: take components_ from H, and its columns' names"
+        )
     from scipy.sparse import csr_matrix
     from sklearn.compose import ColumnTransformer
     from sklearn.decomposition import NMF

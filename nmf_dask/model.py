@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nmf_dask.config import ModelSettings, VectorizerSettings
+from nmf_dask.corpus.features import MAPS
 from nmf_dask.errors import InputDataError
 from nmf_dask.exports import find_topics, table_of, to_pyldavis, to_sklearn, top_documents, topic_info
 from nmf_dask.store import H_FEATURES, Folder, Manifest, RunFolder, open_run, top_features, weights_of
@@ -79,6 +80,11 @@ class TopicModel:
         return len(self.H)
 
     @property
+    def of_counts(self) -> bool:
+        """Whether it was fitted to counts, and not to texts."""
+        return (self.run.get("config") or {}).get("corpus", {}).get("feature_column") is not None
+
+    @property
     def reconstruction_err(self) -> float:
         """Of the fit, over the whole corpus: the square root of twice the beta-divergence."""
         told = self.run.get("reconstruction_err")
@@ -111,14 +117,17 @@ class TopicModel:
         for name in manifest.parts("W"):
             yield manifest.read_parquet(name)
 
-    def transform(self, texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
+    def transform(
+        self, texts: Sequence[str | Mapping[str, float] | None] | pa.Array | pa.ChunkedArray
+    ) -> NDArray[np.float32]:
         """W (n, k) float32 of new documents under this H, with the run's own vocabulary and idf.
 
         As scikit-learn's NMF.transform of the same H run to convergence; no document looks at another. A null is an
-        empty document; a document with no known term gets a row of zeros. Raises TypeError for one string instead of
-        several.
+        empty document; a document with no known term gets a row of zeros. A model of counts takes dicts of names to
+        numbers, or an Arrow array of maps. Raises TypeError for one string instead of several, and for texts where
+        counts are asked for, or the reverse; ValueError for a number that is not finite or negative.
         """
-        documents, folding = _documents(texts), self.folding()
+        documents, folding = (_counts if self.of_counts else _documents)(texts), self.folding()
         W = np.zeros((len(documents), self.n_components), np.float32)
         for start in range(0, len(documents), SLICE_ROWS):
             W[start : start + SLICE_ROWS] = folding(documents.slice(start, SLICE_ROWS)).W
@@ -141,7 +150,8 @@ class TopicModel:
     def find_topics(self, query: str, n: int = 5) -> list[tuple[int, float]]:
         """Up to `n` topics that words are about, each with its share of what the model makes of them, largest first.
 
-        The query is treated as a document (`transform`); one with no known term has no topics.
+        The query is treated as a document (`transform`); one with no known term has no topics. Of a model of counts it
+        is the name of a column.
         """
         return find_topics(self, query, n)
 
@@ -167,7 +177,8 @@ class TopicModel:
 
         `nmf.transform(vectorizer.transform(texts))` is W up to scikit-learn's tolerance, which is set low. The
         vectorizer is a Pipeline of HashingVectorizer, ColumnTransformer and TfidfTransformer; pickles of both ask for
-        scikit-learn alone. The names of the columns are `vocabulary.term`.
+        scikit-learn alone. The names of the columns are `vocabulary.term`. Raises ValueError for a model of counts,
+        which has no vectorizer.
         """
         return to_sklearn(self)
 
@@ -190,8 +201,25 @@ def _documents(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> pa.A
     if isinstance(texts, str | bytes):
         raise TypeError("transform takes a sequence of documents, not one string; put it into a list")
     if isinstance(texts, pa.Array | pa.ChunkedArray):
+        if pa.types.is_map(texts.type):
+            raise TypeError("the model is of texts, and these are counts (maps)")
         return texts
     return pa.array(texts, pa.large_string())
+
+
+def _counts(rows: Any) -> pa.Array | pa.ChunkedArray:
+    if not isinstance(rows, pa.Array | pa.ChunkedArray):
+        if isinstance(rows, Mapping) or not all(row is None or isinstance(row, Mapping) for row in rows):
+            raise TypeError("the model is of counts: transform takes a list of dicts of names to numbers")
+        rows = pa.array([None if row is None else list(row.items()) for row in rows], MAPS)
+    if not pa.types.is_map(rows.type):
+        raise TypeError(f"the model is of counts: transform takes an array of maps, not of {rows.type}")
+    rows = rows.cast(MAPS)
+    chunks = rows.chunks if isinstance(rows, pa.ChunkedArray) else [rows]
+    values = np.concatenate([np.empty(0), *(chunk.items.fill_null(np.nan).to_numpy() for chunk in chunks)])
+    if not np.all((values >= 0) & np.isfinite(values)):
+        raise ValueError("counts are finite numbers from 0 on")
+    return rows
 
 
 def _told(folder: RunFolder, run: dict[str, Any]) -> tuple[VectorizerSettings, ModelSettings, int, int]:

@@ -295,8 +295,8 @@ def _nothing_left(
 ) -> str:
     if len(document_frequency) == 0:
         return (
-            f"none of the {n_documents:,} documents holds a term; check that text_column is the right one, "
-            "and token_pattern and stop_words"
+            f"none of the {n_documents:,} documents holds a term; check that text_column (of counts: "
+            "feature_column) is the right one, and token_pattern and stop_words"
         )
     lowest, highest = _document_range(n_documents, settings)
     rare, common = int((document_frequency < lowest).sum()), int((document_frequency > highest).sum())

@@ -171,8 +171,11 @@ class TestExample:
     def test_commented_out_keys_are_valid(self, tmp_path):
         text = re.sub(r"^# (\w+ = )", r"\1", render_example(), flags=re.MULTILINE)
         text = re.sub(r"^(threads_per_worker|memory_limit) = .*\n", "", text, flags=re.MULTILINE)
+        of_counts = re.sub(r"^(strip_accents|stop_words) = .*\n", "", text, flags=re.MULTILINE)
+        assert load_settings(write_job(tmp_path, of_counts), {}).corpus.feature_column is not None
+        text = re.sub(r"^(feature_column|value_column|feature_names) = .*\n", "", text, flags=re.MULTILINE)
         assert load_settings(write_job(tmp_path, text), {}).cluster.scheduler is not None
-        assert len(read_job_file(write_job(tmp_path, text))) == len(KEYS) - 2
+        assert len(read_job_file(write_job(tmp_path, text))) == len(KEYS) - 5
 
     def test_differences_from_scikit_learn_are_told(self):
         """A default that is not scikit-learn's says what scikit-learn's is; the same one says nothing."""

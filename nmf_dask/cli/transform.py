@@ -16,7 +16,8 @@ REQUIRED = {
 }
 KEYS = (
     "transform.model", "corpus.input", "output.output", "transform.new_only", "corpus.text_column",
-    "corpus.feature_column", "corpus.value_column", "corpus.feature_names", "corpus.id_column", "corpus.keep", "corpus.where", "corpus.format", "output.w_format",
+    "corpus.feature_column", "corpus.value_column", "corpus.feature_names", "corpus.id_column", "corpus.keep",
+    "corpus.where", "corpus.format", "output.w_format",
     "cluster.scheduler", "cluster.workers", "cluster.threads_per_worker", "cluster.memory_limit",
     "cluster.workers_timeout", "cluster.tls_ca", "cluster.tls_cert", "cluster.tls_key", "run.resume", "run.log_format",
     "run.deadline", "run.metrics_port", "run.performance_report",

@@ -53,8 +53,8 @@ class CorpusSettings(Section):
     )
     feature_column: Name | None = Field(
         None,
-        description="counts in place of texts: column of the names (or numbers) of what a row holds, in lists or maps, or "
-        "one of them a row; none: texts",
+        description="counts in place of texts: column of the names (or numbers) of what a row holds: lists, maps, or "
+        "one a row; none: texts",
         examples=["gene"],
     )
     value_column: Name | None = Field(
@@ -149,15 +149,15 @@ class VectorizerSettings(Section):
     )
     min_df: DocumentFrequency = Field(
         2,
-        description="drop terms in fewer documents: 10 is a count, 0.01 a share of all; scikit-learn: 1, and of counts",
+        description="drop terms in fewer documents: 10 is a count, 0.01 a share of all; of counts: 1; scikit-learn: 1",
     )
     max_df: DocumentFrequency = Field(
         0.5,
-        description="drop terms in more documents: 10 is a count, 0.5 a share of all; scikit-learn: 1.0, and of counts",
+        description="drop terms in more documents: 10 is a count, 0.5 a share; of counts: 1.0; scikit-learn: 1.0",
     )
     max_features: PositiveInt | None = Field(
         50_000,
-        description='keep the terms of the largest total count; "none" keeps all; scikit-learn: "none", and of counts',
+        description='keep the terms of the largest total count; "none" keeps all, as of counts; scikit-learn: "none"',
     )
     use_idf: bool = Field(True, description="weigh by inverse document frequency; of counts: false")
     smooth_idf: bool = Field(True, description="idf as if one more document held every term")

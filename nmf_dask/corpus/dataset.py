@@ -154,8 +154,8 @@ def open_corpus(
     features = Features.of(settings)
     if features is not None and format_ != "parquet":
         raise InputDataError(
-            f"{found[0].location} is of format {format_}, and counts (corpus.feature_column) are read from Parquet: write "
-            "them as such"
+            f"{found[0].location} is of format {format_}, and counts (corpus.feature_column) are read from Parquet: "
+            "write them as such"
         )
     condition = parse(settings.where) if settings.where is not None else None
     keys = _keys(found, settings)

@@ -101,12 +101,12 @@ def feature_columns(
     names, is_triple = found
     if settings.feature_names is not None and not pa.types.is_integer(names):
         raise InputDataError(
-            f"{location}: column {column.name!r} has names already; --feature-names (corpus.feature_names) is for whole "
-            "numbers. Leave it out."
+            f"{location}: column {column.name!r} has names already, and --feature-names (corpus.feature_names) is for "
+            "whole numbers. Leave it out."
         )
     if is_triple and settings.id_column is None:
         raise InputDataError(
-            f"{location}: column {column.name!r} has one value a row ({column.type}), so that several rows make up one: "
+            f"{location}: column {column.name!r} has one value a row ({column.type}), so that several make up a row: "
             "name the column that tells which by --id-column (corpus.id_column)."
         )
     return [column] if beside is None else [column, beside], is_triple
@@ -184,12 +184,10 @@ def as_maps(
         numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy()
         what = "has the value {0} of {1!r}, and values are finite numbers from 0 on"
         check(~((numbers >= 0) & (numbers <= LARGEST)), what)
-    begins: Any = offsets.astype(np.int32)
-    if nulls is not None and nulls.any():
-        begins = pa.array(begins, mask=np.append(nulls, False))
-    else:
-        begins = pa.array(begins)
-    return pa.MapArray.from_arrays(begins, names.cast(pa.string()), pa.array(numbers))
+    mask = np.append(nulls, False) if nulls is not None and nulls.any() else None
+    return pa.MapArray.from_arrays(
+        pa.array(offsets.astype(np.int32), mask=mask), names.cast(pa.string()), pa.array(numbers)
+    )
 
 
 def _content(location: Location) -> bytes:
@@ -239,6 +237,7 @@ def _parsed(location: Location, content: bytes) -> pa.Array:
     strings = [name for name in table.schema.names if plain_type(table.schema.field(name).type) in _STRINGS]
     if len(strings) != 1:
         raise InputDataError(
-            f"{location} has {len(strings)} columns of strings. Write a file of one, the names in the order of the numbers."
+            f"{location} has {len(strings)} columns of strings. Write a file of one: the names, in the order of the "
+            "numbers."
         )
     return pa.concat_arrays([pa.array([], pa.string()), *table[strings[0]].cast(pa.string()).chunks])

@@ -88,8 +88,8 @@ def _maps(partition: Partition, features: Features) -> Iterator[pa.Array]:
         except BadRow as bad:
             piece, there = _place(partition, row + bad.row)
             raise InputDataError(
-                f"{piece.file}: row {there:,} of row group {piece.row_group} (both counted from 0) {bad.what}. Mend it, "
-                "or drop the row."
+                f"{piece.file}: row {there:,} of row group {piece.row_group} (both counted from 0) {bad.what}. Mend "
+                "it, or drop the row."
             ) from None
         row += len(arrays[0])
 

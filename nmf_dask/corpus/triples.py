@@ -106,8 +106,7 @@ def _check_together(file: SourceFile, sizes: Sequence[int], column: str) -> None
     counted = pc.value_counts(firsts)
     if len(counted) < len(firsts):
         twice = counted.filter(pc.greater(counted.field(1), 1)).field(0)[0].as_py()
-        rows = f"{column} = {twice!r}"
         raise InputDataError(
-            f"{file}: triples with {rows} stand in several places, and those of a row have to stand together. Write the "
-            f"file sorted by {column}."
+            f"{file}: triples with {column} = {twice!r} stand in several places, and those of a row have to stand together. "
+            f"Write the file sorted by {column}."
         )

@@ -118,7 +118,8 @@ def weighed_rows(
     """Weigh the rows `order` of counts (n, b) and keep the columns that were selected.
 
     `columns` (b,) gives the column of each of the block's buckets, or -1; `idf` (m,) its weight; `bins` (m,)
-    is `expected_bins`. `counts` are numbers, or the bits of float32 numbers that are `given`. Formulas: scikit-learn's TfidfTransformer (`tf = 1 + ln(count)` where `sublinear_tf`,
+    is `expected_bins`. `counts` are numbers, or the bits of float32 numbers that are `given`.
+    Formulas: scikit-learn's TfidfTransformer (`tf = 1 + ln(count)` where `sublinear_tf`,
     `tf * idf`, then the norm, of `NORMS`, over the kept columns), in float64. Returns indptr int64, indices
     int32 (ascending within a row) and data float32.
     """

@@ -40,6 +40,7 @@ from nmf_dask.pipeline.planning import (
     check_memory,
     ingest_bytes,
     largest_partition,
+    refuse_counts,
 )
 from nmf_dask.pipeline.transform_plan import expected_memory
 from nmf_dask.store import Folder
@@ -179,6 +180,7 @@ def _ready(settings: Settings) -> _Ready:
         check_apart(written, "evaluation")
         output = Folder(asked.result_file)
     model = TopicModel.load(asked.judged_model)
+    refuse_counts(settings.corpus, model.of_counts, "evaluate judges topics by the words of texts")
     other = TopicModel.load(asked.compare) if asked.compare is not None else None
     corpus = open_corpus(settings.corpus)
     if asked.label_column is not None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow as pa
 
 from nmf_dask.blocks import FAN_IN, Sizes
-from nmf_dask.config import ModelSettings, Settings, VectorizerSettings, redact
+from nmf_dask.config import CorpusSettings, ModelSettings, Settings, VectorizerSettings, redact
 from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
@@ -146,6 +146,8 @@ class Planned:
     expected_worker: int
     estimated: bool = False
     """Whether numbers of documents and bytes are known only once the files are read."""
+    of_counts: bool = False
+    """Whether they are rows of counts; `text_bytes` is then what the counts take in memory."""
     also_lower: ClassVar[str] = ""
     """What else makes the job smaller than the size of a partition."""
 
@@ -155,11 +157,12 @@ class Planned:
 
     def input_lines(self) -> list[str]:
         """What is read, for a person to read."""
-        documents, size = f"{self.n_rows:,} documents", f"{size_told(self.text_bytes)} of text"
+        what = "counts" if self.of_counts else "text"
+        documents, size = f"{self.n_rows:,} documents", f"{size_told(self.text_bytes)} of {what}"
         about = " at most, or about: they are read first" if self.estimated else ""
         return [
             f"input        {self.n_files:,} files, {documents}, {size}{about}",
-            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of text",
+            f"partitions   {self.n_partitions:,}, the largest with {size_told(self.largest_partition)} of {what}",
         ]
 
     def worker_lines(self) -> list[str]:
@@ -262,6 +265,27 @@ def check_enough_documents(n_rows: int, n_components: int) -> None:
         )
 
 
+def check_kind(corpus: CorpusSettings, of_counts: bool) -> None:
+    """Raise ConfigurationError where settings ask for texts and the model is of counts, or the reverse."""
+    if of_counts and corpus.feature_column is None and "text_column" in corpus.model_fields_set:
+        raise ConfigurationError(
+            f"the model is of counts, and corpus.text_column is {corpus.text_column}: name the columns of counts by "
+            "--feature-column and --value-column, or none, for those of the fit"
+        )
+    if not of_counts and corpus.feature_column is not None:
+        raise ConfigurationError(
+            f"the model is of texts, and corpus.feature_column is {corpus.feature_column}: name the column of texts by "
+            "--text-column"
+        )
+
+
+def refuse_counts(corpus: CorpusSettings, of_counts: bool, why: str) -> None:
+    """Raise ConfigurationError for what is done to texts alone."""
+    if of_counts or corpus.feature_column is not None:
+        what = "the model is of counts" if of_counts else f"corpus.feature_column is {corpus.feature_column}"
+        raise ConfigurationError(f"{what}, and {why}")
+
+
 def check_apart(settings: Settings, what: str = "model") -> None:
     """Refuse an output inside its own corpus, where the next run would read it as documents, and the reverse."""
     output = _place(settings.output.output or "")
@@ -347,6 +371,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         )
         + (0 if corpus.raw is None and corpus.origin is None else corpus.text_bytes),
         estimated=corpus.raw is not None,
+        of_counts=corpus.features is not None,
     )
 
 

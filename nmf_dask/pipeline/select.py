@@ -29,6 +29,7 @@ from nmf_dask.pipeline.planning import (
     check_memory,
     opened,
     planned_of,
+    refuse_counts,
     with_stop_words,
 )
 from nmf_dask.schedule import SAMPLE_NONZEROS
@@ -96,6 +97,11 @@ def _checked(settings: Settings) -> Settings:
     """The settings with the largest k as the model's, which everything has to be large enough for."""
     if settings.output.output is None:
         raise ConfigurationError("no output: name the model folder by output.output")
+    refuse_counts(
+        settings.corpus,
+        False,
+        "select judges topics by the words of texts: fit several -k, and compare the models",
+    )
     if not settings.select.candidates:
         raise ConfigurationError("no numbers of topics to try: name them by select.candidates")
     largest = max(settings.select.candidates)

@@ -20,6 +20,7 @@ from nmf_dask.pipeline.planning import (
     Planned,
     amounts,
     check_apart,
+    check_kind,
     check_memory,
     check_outside,
     check_w,
@@ -76,6 +77,7 @@ def prepared(settings: Settings, elsewhere: Elsewhere = frozenset()) -> Prepared
     output = TransformFolder(Folder(target))
     output.check_usable()
     model = TopicModel.load(source)
+    settings = _columns_of(settings, model)
     seen = look_at(find_corpus(settings.corpus.input, settings.corpus.format))
     seen = [one for one in seen if (one.uri, one.version) not in elsewhere]
     contents, basis = output.contents(), _basis(settings, model)
@@ -97,6 +99,16 @@ def prepared(settings: Settings, elsewhere: Elsewhere = frozenset()) -> Prepared
     elif contents is not None:
         basis |= {key: contents.basis[key] for key in ("id_type", "kept") if key in contents.basis}
     return Prepared(output, model, basis, contents, done, new, corpus)
+
+
+def _columns_of(settings: Settings, model: TopicModel) -> Settings:
+    """The settings with the columns of counts that the model was fitted to, unless others are given."""
+    check_kind(settings.corpus, model.of_counts)
+    if not model.of_counts or settings.corpus.feature_column is not None:
+        return settings
+    told = model.run["config"]["corpus"]
+    columns = {key: told.get(key) for key in ("feature_column", "value_column", "feature_names")}
+    return settings.model_copy(update={"corpus": settings.corpus.model_copy(update=columns)})
 
 
 def _basis(settings: Settings, model: TopicModel) -> dict[str, Any]:
@@ -237,6 +249,7 @@ def planned_of(settings: Settings, ready: Prepared) -> TransformPlan:
         expected_driver=expected.driver,
         expected_worker=max(expected.worker, ingest_bytes(ready.corpus, threads) if ready.corpus else 0),
         estimated=ready.corpus is not None and ready.corpus.raw is not None,
+        of_counts=ready.model.of_counts,
     )
 
 

@@ -17,6 +17,7 @@ from nmf_dask.pipeline.planning import (
     Plan,
     check_apart,
     check_documents,
+    check_kind,
     check_memory,
     check_w,
     planned_of,
@@ -120,6 +121,7 @@ def _model_folder(base: RunFolder) -> ModelFolder:
 
 def _settings_of(settings: Settings, base: TopicModel, model_folder: ModelFolder) -> Settings:
     """The base's own, but for what was given; ConfigurationError where that cannot be another."""
+    check_kind(settings.corpus, base.of_counts)
     settings = with_stop_words(settings)
     _check_same(
         "vectorizer", settings.vectorizer, base.vectorizer_settings, settings.vectorizer.model_fields_set

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nmf_dask.errors import ConfigurationError
 from nmf_dask.model import TopicModel
 from nmf_dask.reporting.documents import MOST_LABELS, ByDate, ByLabel, Overview, as_text, overview
 from nmf_dask.reporting.geometry import (
@@ -45,6 +46,8 @@ def report(model: str, output: str = "report.html", input: str | Sequence[str] =
     """
     place = Folder(output)
     loaded = TopicModel.load(model)
+    if loaded.of_counts and input:
+        raise ConfigurationError("the model is of counts: there are no texts to show, leave --input out")
     sums = loaded.H.sum(axis=1, dtype=np.float64)
     told = overview(loaded.W_parts(), sums, N_DOCUMENTS)
     inputs = (input,) if isinstance(input, str) else tuple(input)
@@ -82,10 +85,11 @@ def _texts(model: TopicModel, told: Overview, inputs: tuple[str, ...]) -> dict[i
 def _facts(model: TopicModel, told: Overview) -> list[tuple[str, str]]:
     run, settings = model.run, model.model_settings
     source = run.get("input") or {}
+    what = "counts" if model.of_counts else "text"
     files = source.get("files") or []
     rows = [
         ("corpus", f"{len(files):,} files ({files[0]['name']}, …)" if files else "unknown"),
-        ("documents", f"{told.n_documents:,}, {(source.get('text_bytes') or 0) / 1e6:,.1f} MB of text"),
+        ("documents", f"{told.n_documents:,}, {(source.get('text_bytes') or 0) / 1e6:,.1f} MB of {what}"),
         ("terms", f"{len(model.vocabulary):,} of {model.vectorizer_settings.n_features:,} buckets"),
         ("topics", f"{model.n_components:,}"),
         (
