@@ -30,7 +30,8 @@ class Columns:
     """The columns of a corpus. Picklable.
 
     `text` are those that make up a document (as `features` say, where they are counts); `id` is None
-    where row numbers are the ids. `kept` are the names and types that W carries beside: columns of the files, and those of `keys`, whose values are in the files' paths.
+    where row numbers are the ids. `kept` are the names and types that W carries beside: columns of
+    the files, and those of `keys`, whose values are in the files' paths.
     """
 
     text: tuple[str, ...]

@@ -107,6 +107,6 @@ def _check_together(file: SourceFile, sizes: Sequence[int], column: str) -> None
     if len(counted) < len(firsts):
         twice = counted.filter(pc.greater(counted.field(1), 1)).field(0)[0].as_py()
         raise InputDataError(
-            f"{file}: triples with {column} = {twice!r} stand in several places, and those of a row have to stand together. "
-            f"Write the file sorted by {column}."
+            f"{file}: triples with {column} = {twice!r} stand in several places, and those of a row have to stand "
+            f"together. Write the file sorted by {column}."
         )
