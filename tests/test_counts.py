@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.metrics import normalized_mutual_info_score
 from sklearn.utils import murmurhash3_32
 
 from nmf_dask import Settings, TopicModel, fit
@@ -29,7 +30,7 @@ from nmf_dask.corpus import Corpus, open_corpus, read_ids, read_texts
 from nmf_dask.corpus.features import MAPS
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import to_scipy
-from nmf_dask.pipeline import evaluate, plan, transform, update
+from nmf_dask.pipeline import evaluate, nightly, plan, transform, update
 from nmf_dask.pipeline.ingest import IngestTasks
 from nmf_dask.store import Folder
 from nmf_dask.text import count_texts
@@ -241,11 +242,16 @@ def _read(folder: Path, more: dict[str, Any]) -> None:
         staged_rows(corpus, folder / "staged")
 
 
-def test_a_row_in_two_places_is_found_from_partition_to_partition(tmp_path: Path) -> None:
-    table = pa.table({"scan": [1, 1, 2, 2, 3, 1], "pixel": list("abcdef"), "ink": [1] * 6})
+@pytest.mark.parametrize("scans", [[1, 1, 2, 2, 3, 1], [2, 2, 2, 1, 1, 2], ["b", "b", "b", "b", "a", "b"]])
+def test_a_row_in_two_places_is_found_from_partition_to_partition(
+    tmp_path: Path, scans: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nmf_dask.corpus.partitions.SMALLEST_TARGET", 1)
+    table = pa.table({"scan": scans, "pixel": list("abcdef"), "ink": [1] * 6})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    with pytest.raises(InputDataError, match="scan = 1 stand in several places"):
-        staged_rows(opened(tmp_path / "a.parquet", id_column="scan"), tmp_path / "staged")
+    said = rf"a\.parquet: triples with scan = {scans[-1]!r} stand in several places"
+    with pytest.raises(InputDataError, match=said):
+        staged_rows(opened(tmp_path / "a.parquet", id_column="scan", partition_bytes=48), tmp_path / "staged")
 
 
 def test_texts_are_not_taken_for_counts(tmp_path: Path) -> None:
@@ -386,7 +392,7 @@ def test_kullback_leibler_too(folder: Path) -> None:
 
 
 def test_new_rows_get_the_weights_of_the_least_loss(folder: Path, model: TopicModel) -> None:
-    """By the command, with the columns of the fit; in a library, by dicts and by maps; as scikit-learn by the same H."""
+    """By the command, with the columns of the fit; in a library, by dicts and maps; as scikit-learn by the same H."""
     made = transform(
         Settings.model_validate(
             {
@@ -524,6 +530,69 @@ def test_a_model_of_texts_takes_no_counts(folder: Path, tmp_path: Path) -> None:
         update(Settings.model_validate({"update": {"base": str(tmp_path / "model")}, "corpus": counts}))
     with pytest.raises(TypeError, match="the model is of texts"):
         TopicModel.load(str(tmp_path / "model")).transform(pa.array([[("star", 1.0)]], MAPS))
+
+
+JOB = Path(__file__).resolve().parents[1] / "jobs" / "digits.toml"
+
+
+def test_the_job_of_digits_finds_digits(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real small data set from end to end by the commands: what topics say of digits that no topic was told."""
+    triples = pq.read_table(folder / "triples.parquet")
+    target = load_digits().target
+    digit = pa.array(target[triples["scan"].to_numpy()])
+    pq.write_table(triples.append_column("digit", digit), tmp_path / "digits.parquet")
+    model, weights = str(tmp_path / "model"), str(tmp_path / "weights")
+    source = ["--input", f"{tmp_path}/digits.parquet", "--log-format", "json"]
+    assert main(["fit", str(JOB), *source, "--output", model]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["n_documents"], told["n_features"]) == (X.shape[0], 61)
+    W = TopicModel.load(model).to_arrow("W")
+    assert W.schema.names == ["scan", "digit", "topic", "weights"]
+    np.testing.assert_array_equal(W["digit"].to_numpy(), target)
+    theirs = NMF(10, solver="mu", beta_loss="kullback-leibler", init="nndsvda", tol=1e-3).fit_transform(X)
+    agreement = normalized_mutual_info_score(W["topic"].to_numpy(), target)
+    assert agreement > 0.9 * normalized_mutual_info_score(theirs.argmax(axis=1), target)
+    assert main(["transform", str(JOB), *source, "--model", model, "--output", weights]) == 0
+    assert json.loads(capsys.readouterr().out)["n_documents"] == X.shape[0]
+    assert main(["topics", model, "-n", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert main(["evaluate", model, *source[:2]]) == 2
+    assert "the model is of counts" in capsys.readouterr().err
+
+
+def test_the_same_bytes_on_other_workers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triples are staged, counted and fitted by processes as by threads: cut into as many partitions."""
+    corpus = {**COUNTS, "id_column": "scan", "partition_bytes": 200_000}
+    monkeypatch.setattr("nmf_dask.corpus.partitions.SMALLEST_TARGET", 100_000)
+    clusters: list[dict[str, Any]] = [{}, {"workers": 2, "threads_per_worker": 1}]
+    found = []
+    for number, cluster in enumerate(clusters):
+        sections = {"model": {"n_components": 4, "max_iter": 5}, "cluster": cluster}
+        result = fit(settings_of(folder / "triples.parquet", tmp_path / str(number), corpus, **sections))
+        files = sorted([*Path(result.uri).glob("H/*"), *Path(result.uri).glob("W/*")])
+        found.append([(file.name, file.read_bytes()) for file in files])
+    assert len(found[0]) > 5
+    assert found[0] == found[1]
+
+
+def test_nights_of_triples(folder: Path, tmp_path: Path) -> None:
+    """New files get their W under the model of the first night, which an update goes on from."""
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    pq.write_table(triples_of(X[:900]), lake / "1.parquet")
+    settings = settings_of(
+        lake, tmp_path / "model", {**COUNTS, "id_column": "scan"},
+        nightly={"weights": str(tmp_path / "weights"), "every": 1}, model={"n_components": 5},
+    )  # fmt: skip
+    assert nightly(settings).told["did"] == ["fit", "transform"]
+    pq.write_table(triples_of(X[900:], lambda i: i + 900), lake / "2.parquet")
+    night = nightly(settings)
+    assert night.told["did"] == ["transform", "update"]
+    assert TopicModel.load(str(tmp_path / "model")).run["n_documents"] == X.shape[0] - 900
 
 
 def test_ids_of_lists_are_carried(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -91,18 +90,11 @@ def _ids(file: SourceFile, sizes: Sequence[int], start: int, stop: int, column: 
 def _check_together(file: SourceFile, sizes: Sequence[int], column: str) -> None:
     """Raise InputDataError where triples of one row stand in several places of a file.
 
-    It keeps an id of each row meanwhile.
+    Of a file that is sorted by its rows nothing is kept meanwhile; of another, an id of each row.
     """
-    kept: list[Any] = []
-    last: Any = None
-    for low, high in _groups(sizes, 0):
-        ids = pa.concat_arrays(
-            [*([] if last is None else [last]), *_ids(file, sizes, low, high, column).chunks]
-        )
-        firsts = ids.take(pa.array(run_starts(ids)[last is not None :]))
-        last = ids[-1:]
-        kept.append(firsts)
-    firsts = pa.chunked_array(kept)
+    if _ascend(_firsts(file, sizes, column)):
+        return
+    firsts = pa.chunked_array(list(_firsts(file, sizes, column)))
     counted = pc.value_counts(firsts)
     if len(counted) < len(firsts):
         twice = counted.filter(pc.greater(counted.field(1), 1)).field(0)[0].as_py()
@@ -110,3 +102,26 @@ def _check_together(file: SourceFile, sizes: Sequence[int], column: str) -> None
             f"{file}: triples with {column} = {twice!r} stand in several places, and those of a row have to stand "
             f"together. Write the file sorted by {column}."
         )
+
+
+def _firsts(file: SourceFile, sizes: Sequence[int], column: str) -> Iterator[pa.Array]:
+    """The id of each run of a file, a row group at a time."""
+    last: list[pa.Array] = []
+    for low, high in _groups(sizes, 0):
+        ids = pa.concat_arrays([*last, *_ids(file, sizes, low, high, column).chunks])
+        yield ids.take(pa.array(run_starts(ids)[len(last) :]))
+        last = [ids[-1:]]
+
+
+def _ascend(runs: Iterator[pa.Array]) -> bool:
+    """Whether each is more than the one before; not, where their type has no order."""
+    last: list[pa.Array] = []
+    try:
+        for firsts in runs:
+            ids = pa.concat_arrays([*last, firsts])
+            if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
+                return False
+            last = [ids[-1:]]
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
