@@ -31,6 +31,7 @@ from nmf_dask.corpus.features import MAPS
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import to_scipy
 from nmf_dask.pipeline import evaluate, nightly, plan, transform, update
+from nmf_dask.pipeline import select as select_k
 from nmf_dask.pipeline.ingest import IngestTasks
 from nmf_dask.store import Folder
 from nmf_dask.text import count_texts
@@ -499,16 +500,12 @@ def test_what_makes_no_sense_of_counts_is_refused(
 
 
 def test_what_is_done_to_texts_alone_says_so(folder: Path, model: TopicModel, tmp_path: Path) -> None:
-    from nmf_dask.pipeline import select as select_k
     from nmf_dask.reporting import report
 
     source = {"input": str(folder / "lists")}
     asked = {"evaluate": {"judged_model": model.uri}, "corpus": source}
     with pytest.raises(ConfigurationError, match="is of counts, and evaluate judges"):
         evaluate(Settings.model_validate(asked))
-    candidates = {"select": {"candidates": [2, 3]}, "output": {"output": str(tmp_path)}}
-    with pytest.raises(ConfigurationError, match="feature_column is pixel, and select judges"):
-        select_k(Settings.model_validate({**candidates, "corpus": {**source, **COUNTS}}))
     with pytest.raises(ConfigurationError, match="no texts to show"):
         report(model.uri, str(tmp_path / "report.html"), source["input"])
     assert report(model.uri, str(tmp_path / "report.html")) == str(tmp_path / "report.html")
@@ -577,6 +574,32 @@ def test_the_same_bytes_on_other_workers(
         found.append([(file.name, file.read_bytes()) for file in files])
     assert len(found[0]) > 5
     assert found[0] == found[1]
+
+
+def test_numbers_of_topics_are_compared_without_words(tmp_path: Path) -> None:
+    """Three kinds of rows that share no column are three topics."""
+    rng = np.random.default_rng(0)
+    dense = np.zeros((300, 30))
+    for i in range(300):
+        dense[i, i % 3 * 10 : i % 3 * 10 + 10] = rng.poisson(5, 10)
+    pq.write_table(lists_of(sp.csr_array(dense)), tmp_path / "a.parquet")
+    asked = {"candidates": [2, 3, 5], "fits": 4}
+    settings = settings_of(tmp_path / "a.parquet", tmp_path / "model", COUNTS, select=asked, model={})
+    result = select_k(settings)
+    assert result.n_components == 3
+    assert [one["c_npmi"] for one in result.told["candidates"]] == [None] * 3
+
+
+def test_a_large_corpus_is_not_refused_for_names_that_it_has_not(folder: Path, tmp_path: Path) -> None:
+    """A bound on the names by the entries alone would be a fraction of them."""
+    from nmf_dask.pipeline.planning import expected_memory
+
+    settings = settings_of(folder / "lists", tmp_path / "model", COUNTS)
+    memory = expected_memory(
+        text_bytes=2**40, partition_bytes=64 * 2**20, n_rows=10**8, threads=1, vectorizer=settings.vectorizer,
+        model=settings.model, in_process=False,
+    )  # fmt: skip
+    assert memory.worker < 2 * 2**30
 
 
 def test_nights_of_triples(folder: Path, tmp_path: Path) -> None:

@@ -14,10 +14,7 @@ REQUIRED = {
     "output.output": "give --output URI, or output under [output] in the job file",
     "select.candidates": "give --n-components 5,10,20 or 5:50:5, or candidates under [select] in the job file",
 }
-NOT_ITS = (
-    "model.n_components", "corpus.id_column", "corpus.feature_column", "corpus.value_column", "corpus.feature_names",
-)  # fmt: skip
-KEYS = (*SELECT_FLAGS, *(key for key in FLAGS if key not in NOT_ITS))
+KEYS = (*SELECT_FLAGS, *(key for key in FLAGS if key != "model.n_components"))
 
 
 @click.command(

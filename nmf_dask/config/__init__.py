@@ -157,7 +157,7 @@ class VectorizerSettings(Section):
     )
     max_features: PositiveInt | None = Field(
         50_000,
-        description='keep the terms of the largest total count; "none" keeps all, as of counts; scikit-learn: "none"',
+        description='keep the terms of the largest total count; "none" keeps all; scikit-learn: "none"',
     )
     use_idf: bool = Field(True, description="weigh by inverse document frequency; of counts: false")
     smooth_idf: bool = Field(True, description="idf as if one more document held every term")
@@ -352,7 +352,7 @@ class RunSettings(Section):
 OF_WORDS = ("analyzer", "token_pattern", "lowercase", "strip_accents", "stop_words", "ngram_range")
 """Settings of [vectorizer] that say what a word is."""
 COUNTS: dict[str, Any] = {
-    "n_features": 2**31 - 1, "min_df": 1, "max_df": 1.0, "max_features": None, "use_idf": False, "norm": None
+    "n_features": 2**31 - 1, "min_df": 1, "max_df": 1.0, "use_idf": False, "norm": None
 }  # fmt: skip
 """Defaults of [vectorizer] for counts: the matrix as it is."""
 

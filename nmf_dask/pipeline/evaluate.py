@@ -37,10 +37,10 @@ from nmf_dask.pipeline.planning import (
     Planned,
     amounts,
     check_apart,
+    check_kind,
     check_memory,
     ingest_bytes,
     largest_partition,
-    refuse_counts,
 )
 from nmf_dask.pipeline.transform_plan import expected_memory
 from nmf_dask.store import Folder
@@ -180,7 +180,9 @@ def _ready(settings: Settings) -> _Ready:
         check_apart(written, "evaluation")
         output = Folder(asked.result_file)
     model = TopicModel.load(asked.judged_model)
-    refuse_counts(settings.corpus, model.of_counts, "evaluate judges topics by the words of texts")
+    if model.of_counts:
+        raise ConfigurationError("the model is of counts, and evaluate judges topics by the words of texts")
+    check_kind(settings.corpus, of_counts=False)
     other = TopicModel.load(asked.compare) if asked.compare is not None else None
     corpus = open_corpus(settings.corpus)
     if asked.label_column is not None:

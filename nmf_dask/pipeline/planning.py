@@ -25,6 +25,7 @@ DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
 MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take
+MOST_BUCKETS = 64 * MIB  # that somebody may want filled
 NAMED_BYTES = 64  # a bucket of the merged table, with its name
 # Of an H as wide as the start's basis: the basis, its products, both once more side by side, and what the
 # allocator keeps of earlier stages beneath them (26 copies seen).
@@ -67,6 +68,18 @@ def amounts(text_bytes: int, vectorizer: VectorizerSettings) -> Amounts:
     return Amounts(terms, min(limit, terms + 1000), nonzeros, counting)
 
 
+def named_bytes(terms: int, vectorizer: VectorizerSettings) -> int:
+    """What the table takes that features are selected from, of so many distinct terms.
+
+    Buckets for counts are so many that names share none, and say nothing of how many names there are: as many are
+    reckoned with as a table keeps of terms.
+    """
+    return (
+        min(vectorizer.n_features if vectorizer.n_features < MOST_BUCKETS else TABLE_ROWS, terms)
+        * NAMED_BYTES
+    )
+
+
 def table_bytes(terms: int) -> int:
     """What merging tables of so many distinct terms takes at once."""
     return min(TABLE_ROWS, terms) * TABLE_BYTES
@@ -93,7 +106,7 @@ def expected_memory(
     sizes = sizes._replace(n_components=first_components(model, sizes))
     H = sizes.n_features * sizes.kp * 4
     merging = threads * min(MERGE_BYTES, table_bytes(found.terms))
-    selecting = min(vectorizer.n_features, found.terms) * NAMED_BYTES
+    selecting = named_bytes(found.terms, vectorizer)
     counting = threads * partition_bytes * found.counting + max(merging, selecting)
     start = START_COPIES * sizes.n_features * padded_width(model.n_components + OVERSAMPLING) * 4
     W = n_rows * sizes.kp * 4
@@ -278,13 +291,6 @@ def check_kind(corpus: CorpusSettings, of_counts: bool) -> None:
             f"the model is of texts, and corpus.feature_column is {corpus.feature_column}: name the column of texts by "
             "--text-column"
         )
-
-
-def refuse_counts(corpus: CorpusSettings, of_counts: bool, why: str) -> None:
-    """Raise ConfigurationError for what is done to texts alone."""
-    if of_counts or corpus.feature_column is not None:
-        what = "the model is of counts" if of_counts else f"corpus.feature_column is {corpus.feature_column}"
-        raise ConfigurationError(f"{what}, and {why}")
 
 
 def check_apart(settings: Settings, what: str = "model") -> None:

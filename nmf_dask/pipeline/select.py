@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,7 +30,6 @@ from nmf_dask.pipeline.planning import (
     check_memory,
     opened,
     planned_of,
-    refuse_counts,
     with_stop_words,
 )
 from nmf_dask.schedule import SAMPLE_NONZEROS
@@ -97,11 +97,6 @@ def _checked(settings: Settings) -> Settings:
     """The settings with the largest k as the model's, which everything has to be large enough for."""
     if settings.output.output is None:
         raise ConfigurationError("no output: name the model folder by output.output")
-    refuse_counts(
-        settings.corpus,
-        False,
-        "select judges topics by the words of texts: fit several -k, and compare the models",
-    )
     if not settings.select.candidates:
         raise ConfigurationError("no numbers of topics to try: name them by select.candidates")
     largest = max(settings.select.candidates)
@@ -196,7 +191,9 @@ class Selecting(Job):
             return dict(zip(made, map(tasks.fetch, tasks.submit(batch, refs)), strict=True))
 
     def _coherent(self, tasks: Tasks, stable: dict[int, Stable]) -> dict[int, dict[str, float]]:
-        """Coherence of the topics of every k, from one pass over the text."""
+        """Coherence of the topics of every k, from one pass over the text; of counts there is none."""
+        if self.corpus.features is not None:
+            return {k: dict.fromkeys(("c_npmi", "c_v"), math.nan) for k in stable}
         top = TopTerms.of([terms for one in stable.values() for terms in one.terms])
         sizes = tuple(WINDOWS.values())
         partitions = self.corpus.partitions

@@ -13,13 +13,13 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.model import TopicModel
 from nmf_dask.pipeline.planning import (
-    NAMED_BYTES,
     Plan,
     check_apart,
     check_documents,
     check_kind,
     check_memory,
     check_w,
+    named_bytes,
     planned_of,
     with_stop_words,
 )
@@ -248,7 +248,7 @@ def update_planned_of(ready: Ready) -> UpdatePlan:
     m = len(ready.base.vocabulary) + planned.n_features
     m = min(m, vectorizer.max_features or m, vectorizer.n_features)
     H = m * padded_width(ready.settings.model.n_components) * 4
-    terms = min(vectorizer.n_features, 4 * ready.n_before + 1000) * NAMED_BYTES
+    terms = named_bytes(4 * ready.n_before + 1000, vectorizer)
     more = {
         "run_id": ready.run.run_id,
         "finished_before": ready.run.is_committed(),

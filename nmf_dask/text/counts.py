@@ -55,7 +55,7 @@ class Counts:
             return found
         # float64 weights are exact: a partition has far fewer than 2**53 words.
         total = np.bincount(self.indices, self.counts, minlength=len(self.buckets))
-        return total.astype(np.float64 if self.counts.dtype == np.float32 else np.int64)
+        return total.astype(np.float64) if self.counts.dtype == np.float32 else total.astype(np.int64)
 
 
 def counts_by_bucket(
