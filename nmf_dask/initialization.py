@@ -8,6 +8,7 @@ row.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.blocks import Blocks, Share
+from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.kernels import frobenius
 from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, zeros
 from nmf_dask.kernels.objective import TILE, Map, cross, each_tile
@@ -265,4 +266,16 @@ def start(blocks: Blocks, init: str, seed: int, mean: float) -> Floats:
     """Start W by `init` ("random", "nndsvd" or "nndsvda") and return H (m, kp). `mean` is that of X, zeros too."""
     if init == "random":
         return random_start(blocks, seed, mean)
-    return nndsvd_start(blocks, seed, mean, fill_zeros=init == "nndsvda")
+    return nndsvd_start(blocks, seed, fill_of(blocks.sizes, mean), fill_zeros=init == "nndsvda")
+
+
+def fill_of(sizes: Sizes, mean: float) -> float:
+    """What NNDSVDa has in place of zeros: the mean of X, as in scikit-learn, where rows have a norm of 1 or less.
+
+    W and H grow with the root of X, and its mean with X: of counts in thousands it would drown what the vectors say,
+    and Kullback-Leibler's updates hardly move from there. So it is that of X over the norm of a row (where all its
+    nonzeros are alike), times the root of it.
+    """
+    n, m, nnz, _ = sizes
+    norm = mean * n * m / max(nnz, 1) * math.sqrt(nnz / max(n, 1))
+    return mean / math.sqrt(max(norm, 1.0))

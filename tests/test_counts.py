@@ -373,6 +373,19 @@ def test_topics_are_scikit_learns_of_the_same_matrix(model: TopicModel) -> None:
     assert cosine[linear_sum_assignment(-cosine)].min() > 0.95
 
 
+@pytest.mark.parametrize("beta_loss", ["frobenius", "kullback-leibler"])
+def test_topics_do_not_depend_on_the_unit_of_counts(folder: Path, tmp_path: Path, beta_loss: str) -> None:
+    """Of counts in thousands, such as sums of a million a cell, and of such in thousandths."""
+    found = []
+    for number, unit in enumerate((1e-3, 1.0, 1e3)):
+        pq.write_table(lists_of(X[:300] * unit), tmp_path / f"{number}.parquet")
+        sections = {"model": {"n_components": 5, "beta_loss": beta_loss, "tol": 1e-5}}
+        settings = settings_of(tmp_path / f"{number}.parquet", tmp_path / "model", COUNTS, **sections)
+        scale = unit if beta_loss == "frobenius" else unit**0.5
+        found.append(fit(settings).run["reconstruction_err"] / scale)
+    assert found == pytest.approx([found[1]] * 3, rel=0.01)
+
+
 def test_triples_give_what_lists_give_with_their_ids(folder: Path, model: TopicModel) -> None:
     settings = settings_of(folder / "triples.parquet", folder / "of-triples", {**COUNTS, "id_column": "scan"})
     assert plan(settings).estimated

@@ -90,6 +90,16 @@ def test_nndsvda_fills_zeros_with_the_mean() -> None:
         np.testing.assert_array_equal(values[zeros > 0], zeros[zeros > 0])
 
 
+@pytest.mark.parametrize("init", ["nndsvd", "nndsvda"])
+def test_counts_in_millions_start_as_those_in_thousands(init: str) -> None:
+    """What is filled in grows with the vectors, where the mean of X would drown them."""
+    X = with_clear_spectrum(60, 30, rank=6) * 1e3
+    for one, other in zip(started(X, 5, init), started(X * 1e4, 5, init), strict=True):
+        np.testing.assert_allclose(one * 1e2, other, rtol=1e-4, atol=1e-4 * other.max())
+        assert (init == "nndsvd") is bool((other == 0).any())
+        assert np.median(other) < 0.5 * other.max()
+
+
 @pytest.mark.parametrize(("m", "rank"), [(30, 2), (500, 2), (500, 1), (500, 40)])
 def test_singular_values_are_exact_whatever_the_rank(m: int, rank: int) -> None:
     """Also where the Krylov space is spanned long before the last pass, and what is left is noise."""
