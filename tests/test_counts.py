@@ -186,6 +186,36 @@ def test_a_filter_is_of_triples_and_a_row_without_any_is_none(tmp_path: Path) ->
     assert pq.read_table(tmp_path / "staged" / "0.parquet")["site"].to_pylist() == ["x", "z"]
 
 
+def test_a_filter_does_not_lose_what_row_groups_of_others_began(tmp_path: Path) -> None:
+    """Statistics tell that no triple of a row group is wanted, but a row that begins there goes on."""
+    ink = [1, 2, 3, 50, 60, 4]
+    table = pa.table({"scan": [1, 2, 2, 2, 3, 3], "pixel": list("abcdef"), "ink": ink})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    corpus = opened(tmp_path / "a.parquet", id_column="scan", where="ink > 10")
+    due = [(2, [("d", 50.0)]), (3, [("e", 60.0)])]
+    assert staged_rows(corpus, tmp_path / "staged") == due
+
+
+def test_files_of_nothing_are_none(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"scan": pa.nulls(0), "pixel": pa.nulls(0), "ink": pa.nulls(0)}), tmp_path / "a.parquet"
+    )
+    pq.write_table(triples_of(X[:20]), tmp_path / "b.parquet")
+    corpus = open_corpus(CorpusSettings(input=(f"{tmp_path}/*.parquet",), **COUNTS, id_column="scan"))
+    assert len(staged_rows(corpus, tmp_path / "staged")) == 20
+    empty = pa.table({"pixel": [[], []], "ink": [[], []]})
+    pq.write_table(empty, tmp_path / "c.parquet")
+    assert rows_of(opened(tmp_path / "c.parquet")) == [[], []]
+
+
+def test_names_are_text(tmp_path: Path) -> None:
+    names = pa.StringArray.from_buffers(2, pa.py_buffer(np.int32([0, 1, 2])), pa.py_buffer(b"a\xff"))
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), names)
+    pq.write_table(pa.table({"pixel": lists}), tmp_path / "a.parquet")
+    with pytest.raises(InputDataError, match=r"row 1 of row group 0 .* not valid UTF-8"):
+        rows_of(opened(tmp_path / "a.parquet", value_column=None))
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -368,9 +398,40 @@ def test_topics_are_scikit_learns_of_the_same_matrix(model: TopicModel) -> None:
     H[:, columns] = model.H
     W = np.concatenate([np.stack(part["weights"].to_numpy(zero_copy_only=False)) for part in model.W_parts()])
     assert np.linalg.norm(X - W @ H) == pytest.approx(model.reconstruction_err, rel=1e-4)
-    unit = [M / np.linalg.norm(M, axis=1, keepdims=True) for M in (H, oracle.components_)]
-    cosine = unit[0] @ unit[1].T
-    assert cosine[linear_sum_assignment(-cosine)].min() > 0.95
+    own = NMF(10, init="custom", max_iter=3000, tol=1e-6).fit(X, W=W.astype(float), H=H)
+    assert model.reconstruction_err == pytest.approx(own.reconstruction_err_, rel=1e-4)
+    unit = [M / np.linalg.norm(M, axis=1, keepdims=True) for M in (H, own.components_)]
+    assert (unit[0] * unit[1]).sum(axis=1).min() > 0.99
+
+
+def planted(*sizes: int) -> np.ndarray:
+    """Counts of rows of several kinds, so many each, with ten columns a kind and a few in all others."""
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(0.3, (sum(sizes), 10 * len(sizes))).astype(float)
+    rows = np.cumsum([0, *sizes])
+    for kind, (low, high) in enumerate(pairwise(rows.tolist())):
+        dense[low:high, 10 * kind : 10 * kind + 10] += rng.poisson(np.arange(2, 12), (high - low, 10))
+    return dense
+
+
+def test_topics_that_are_there_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    """Digits are many things at once, and fits end in one of several; here there is one place to end. W and H agree."""
+    dense = planted(200, 100, 50)
+    pq.write_table(lists_of(sp.csr_array(dense)), tmp_path / "a.parquet")
+    sections = {"model": {"n_components": 3, "tol": 1e-7}}
+    found = TopicModel.load(
+        fit(settings_of(tmp_path / "a.parquet", tmp_path / "model", COUNTS, **sections)).uri
+    )
+    oracle = NMF(3, init="nndsvda", max_iter=3000, tol=1e-7)
+    expected = oracle.fit_transform(dense)
+    columns = [PIXELS.index(name) for name in found.vocabulary.term.to_pylist()]
+    W = np.stack(found.to_arrow("W")["weights"].to_numpy(zero_copy_only=False))
+    sides = [(found.H, oracle.components_[:, columns]), (W.T, expected.T)]
+    assert found.reconstruction_err == pytest.approx(oracle.reconstruction_err_, rel=1e-4)
+    for ours, theirs in sides:
+        unit = [M / np.linalg.norm(M, axis=1, keepdims=True) for M in (ours, theirs)]
+        cosine = unit[0] @ unit[1].T
+        assert cosine[linear_sum_assignment(-cosine)].min() > 0.999
 
 
 @pytest.mark.parametrize("beta_loss", ["frobenius", "kullback-leibler"])

@@ -345,7 +345,8 @@ def _check(
     row_groups = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        if group.num_rows and matching[index]:
+        # Triples that a filter leaves may be of a row that begins in a row group where it leaves none.
+        if group.num_rows and (matching[index] or is_triples):
             size = sum(group.column(column.leaf).total_uncompressed_size for column in texts)
             if settings.feature_column is not None:
                 size = group.column(texts[0].leaf).num_values * ENTRY_BYTES
@@ -368,8 +369,8 @@ def _contents(footer: Footer, location: Location, settings: CorpusSettings) -> t
 
 
 def _are_triples(checked: Sequence[_Checked]) -> bool:
-    first = checked[0]
-    for one in checked:
+    first, *others = [one for one in checked if one.file.n_rows] or checked
+    for one in others:
         if one.is_triples != first.is_triples:
             rows, lists = (one, first) if one.is_triples else (first, one)
             raise InputDataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -90,6 +91,8 @@ def feature_columns(
     if settings.value_column is not None:
         beside = find_column(footer, location, settings.value_column, "--value-column")
     found = _kind(column.type, None if beside is None else beside.type)
+    if found is None and footer.metadata.num_rows == 0:  # pandas writes null for the types of nothing
+        found = pa.int64(), False
     if found is None:
         second = "" if beside is None else f", and column {beside.name!r} {beside.type}"
         raise InputDataError(
@@ -99,7 +102,7 @@ def feature_columns(
             "corpus.value_column)."
         )
     names, is_triple = found
-    if settings.feature_names is not None and not pa.types.is_integer(names):
+    if settings.feature_names is not None and names in _STRINGS:
         raise InputDataError(
             f"{location}: column {column.name!r} has names already, and --feature-names (corpus.feature_names) is for "
             "whole numbers. Leave it out."
@@ -122,13 +125,18 @@ def _kind(type_: pa.DataType, beside: pa.DataType | None) -> tuple[pa.DataType, 
     elif is_list(type_):
         names, alone = type_.value_type, False
         if beside is not None:
-            values, beside = (beside.value_type if is_list(beside) else pa.null()), None
+            values, beside = (beside.value_type if is_list(beside) else pa.string()), None
     else:
         names, alone = type_, True
         values, beside = beside or values, None
     names = plain_type(names)
-    is_name = names in _STRINGS or pa.types.is_integer(names)
-    is_number = pa.types.is_integer(values) or pa.types.is_floating(values) or pa.types.is_decimal(values)
+    is_name = names in _STRINGS or pa.types.is_integer(names) or (not alone and pa.types.is_null(names))
+    is_number = (
+        pa.types.is_null(values)
+        or pa.types.is_integer(values)
+        or pa.types.is_floating(values)
+        or pa.types.is_decimal(values)
+    )
     return (names, alone) if is_name and is_number and beside is None else None
 
 
@@ -163,31 +171,46 @@ def as_maps(
     A number is a name itself, or that of one of `known`; without values, each entry counts once.
     """
 
-    def check(bad: Any, what: str) -> None:
+    def check(bad: Any, what: Callable[[int], str]) -> None:
         if len(places := np.flatnonzero(bad)):
             place = int(places[0])
-            shown = what.format(None if values is None else values[place].as_py(), names[place].as_py())
-            raise BadRow(int(np.searchsorted(offsets, place, side="right")) - 1, shown)
+            raise BadRow(int(np.searchsorted(offsets, place, side="right")) - 1, what(place))
 
     if names.null_count:
-        check(
-            names.is_null().to_numpy(zero_copy_only=False), f"has an entry without a name ({features.column})"
-        )
+        nameless = names.is_null().to_numpy(zero_copy_only=False)
+        check(nameless, lambda _: f"has an entry without a name ({features.column})")
     if known is not None:
         index = names.cast(pa.int64()).to_numpy()
-        what = f"has number {{1}}, and {features.names} names {len(known):,}, from 0 on"
-        check((index < 0) | (index >= len(known)), what)
+        check(
+            (index < 0) | (index >= len(known)),
+            lambda at: f"has number {index[at]:,}, and {features.names} names {len(known):,}, from 0 on",
+        )
         names = known.take(pa.array(index))
     if values is None:
         numbers = np.ones(len(names))
     else:
         numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy()
-        what = "has the value {0} of {1!r}, and values are finite numbers from 0 on"
-        check(~((numbers >= 0) & (numbers <= LARGEST)), what)
+        check(
+            ~((numbers >= 0) & (numbers <= LARGEST)),
+            lambda at: (
+                f"has the value {values[at]} of {str(names[at])!r}, and values are finite numbers from 0 on"
+            ),
+        )
+    names = names.cast(pa.string())
+    try:
+        names.validate(full=True)
+    except pa.ArrowInvalid:
+        check([_is_no_text(name) for name in names], lambda _: "has a name that is not valid UTF-8")
     mask = np.append(nulls, False) if nulls is not None and nulls.any() else None
-    return pa.MapArray.from_arrays(
-        pa.array(offsets.astype(np.int32), mask=mask), names.cast(pa.string()), pa.array(numbers)
-    )
+    return pa.MapArray.from_arrays(pa.array(offsets.astype(np.int32), mask=mask), names, pa.array(numbers))
+
+
+def _is_no_text(name: Any) -> bool:
+    try:
+        name.as_py()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _content(location: Location) -> bytes:
