@@ -201,7 +201,7 @@ class TaskBlocks(Blocks):
             visited = batch.call(
                 "visit", visit_a_strip, step, self.blocks, strip, share, self.sizes, w, shared
             )
-            # Every time: of tasks that are ready at once the scheduler gives some to whoever is free, and W would travel.
+            # Every time: of tasks that are ready at once the scheduler gives some to whoever is free: W would travel.
             batch.place(visited, i / len(self.strips))
             W.append(batch.call("weights", _weights, visited))
             sums.append(batch.call("sums", _sums, visited))
