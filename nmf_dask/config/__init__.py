@@ -94,12 +94,13 @@ class CorpusSettings(Section):
     def text_columns(self) -> tuple[str, ...]:
         """The columns that make up a document: of counts, those of names and of values."""
         if self.feature_column is not None:
-            return (
-                (self.feature_column,)
-                if self.value_column is None
-                else (self.feature_column, self.value_column)
-            )
+            return tuple(name for name in (self.feature_column, self.value_column) if name is not None)
         return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+    @property
+    def names_texts(self) -> bool:
+        """Whether they name another column of texts than the default."""
+        return bool(self.text_column != CorpusSettings.model_fields["text_column"].default)
 
     @field_validator("input", "keep", mode="before")
     @classmethod
@@ -114,7 +115,7 @@ class CorpusSettings(Section):
                     refuse(
                         ("feature_column", key), "counts need the column of what they count: feature_column"
                     )
-        elif self.text_column != CorpusSettings.model_fields["text_column"].default:
+        elif self.names_texts:
             refuse(
                 ("text_column", "feature_column"),
                 "a corpus is of texts or of counts; leave one of the two out",

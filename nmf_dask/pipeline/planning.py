@@ -280,8 +280,7 @@ def check_enough_documents(n_rows: int, n_components: int) -> None:
 
 def check_kind(corpus: CorpusSettings, of_counts: bool) -> None:
     """Raise ConfigurationError where settings ask for texts and the model is of counts, or the reverse."""
-    is_default = corpus.text_column == CorpusSettings.model_fields["text_column"].default
-    if of_counts and corpus.feature_column is None and not is_default:
+    if of_counts and corpus.feature_column is None and corpus.names_texts:
         raise ConfigurationError(
             f"the model is of counts, and corpus.text_column is {corpus.text_column}: name the columns of counts by "
             "--feature-column and --value-column, or none, for those of the fit"
