@@ -16,7 +16,9 @@ MORE: dict[str, object] = {"queue": None, "account": None}  # 3. partition, acco
 
 def fit(arguments: list[str]) -> int:
     """Run the job on workers of its own; its exit code."""
-    with SLURMCluster(**WORKER, **MORE) as cluster:
+    # Any free port for the dashboard: drivers that share a login node would want the same one.
+    options = {"scheduler_options": {"dashboard_address": ":0"}, **WORKER, **MORE}
+    with SLURMCluster(**options) as cluster:
         cluster.adapt(minimum_jobs=WORKERS, maximum_jobs=WORKERS)  # a job that ends is replaced
         address = ["--scheduler", cluster.scheduler_address, "--workers", str(WORKERS)]
         return main(["fit", *arguments, *address])
