@@ -28,7 +28,7 @@ from nmf_dask.distributed import DaskTasks, forget_names
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss, shrink
-from nmf_dask.tasks import beyond_itself
+from nmf_dask.tasks import Cluster, beyond_itself
 
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
@@ -54,12 +54,12 @@ ASK_SECONDS = 10  # for an answer of all workers that the job can do without: on
 
 
 @dataclass
-class Cluster:
-    """A connected cluster: who runs tasks, and what is known of its workers."""
+class DaskCluster(Cluster):
+    """A connected cluster of Dask's."""
 
     client: Client
     tasks: DaskTasks
-    memory_limit: int  # bytes, of the smallest worker
+    memory_limit: int
     dashboard: str | None
     workers_timeout: float = 300.0  # seconds to go on without any worker
     _lost: set[str] = field(default_factory=set)
@@ -114,7 +114,6 @@ class Cluster:
         return workers
 
     def introduce(self, observer: Observer) -> None:
-        """Tell who runs the job, and from now on of workers that come and go."""
         workers = self.workers()
         self._observer = observer
         threads = sum(int(worker["nthreads"]) for worker in workers.values())
@@ -122,11 +121,9 @@ class Cluster:
         observer.workers(len(workers), len(self._lost))
 
     def lost(self) -> int:
-        """Workers that went while the job ran, without having been told to."""
         return len(self._lost)
 
     def peak_memory(self) -> dict[str, int]:
-        """Peaks of resident bytes: of this process, and of the largest worker (0: not all of them answer)."""
         try:
             asked = self.client.sync(self.client.run, peak_rss, callback_timeout=ASK_SECONDS)
             largest = max(asked.values(), default=0)
@@ -136,7 +133,7 @@ class Cluster:
 
 
 @contextmanager
-def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[Cluster]:
+def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[DaskCluster]:
     """The cluster that settings name, with at least one worker, for the length of a `with`.
 
     `report` is the path of a file for Dask's performance report of that time, written however it ends. Raises
@@ -415,14 +412,14 @@ class Ready(WorkerPlugin):  # type: ignore[misc]
             logging.captureWarnings(True)  # the driver shows them: stderr is the log's, line by line
 
 
-def _described(client: Client, own: bool, in_process: bool, workers_timeout: float) -> Cluster:
+def _described(client: Client, own: bool, in_process: bool, workers_timeout: float) -> DaskCluster:
     if not in_process:
         _make_ready(client, own)
     info = client.scheduler_info(n_workers=-1)["workers"]
     threads = min((int(worker["nthreads"]) for worker in info.values()), default=1)
     limits = [int(worker["memory_limit"]) for worker in info.values() if worker["memory_limit"]]
     dashboard = client.dashboard_link if _has_dashboard() else None
-    return Cluster(client, DaskTasks(client, threads), min(limits, default=0), dashboard, workers_timeout)
+    return DaskCluster(client, DaskTasks(client, threads), min(limits, default=0), dashboard, workers_timeout)
 
 
 def _make_ready(client: Client, own: bool) -> None:

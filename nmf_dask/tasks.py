@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nmf_dask.errors import RetryableError
+from nmf_dask.observer import Observer
 
 BARE_WORKER_BYTES = 320 * 2**20
 """Resident memory of a worker of one thread that has met all kernels and holds nothing: 318 MiB measured."""
@@ -125,6 +126,26 @@ class Tasks(ABC):
         """Start one call an item, `function(item, *shared)`."""
         batch = Batch()
         return self.submit(batch, [batch.call(label, function, item, *shared) for item in items])
+
+
+class Cluster(ABC):
+    """Whoever runs the tasks of a job, and what is known of its workers."""
+
+    tasks: Tasks
+    memory_limit: int
+    """Bytes that the smallest worker may use."""
+
+    @abstractmethod
+    def introduce(self, observer: Observer) -> None:
+        """Tell who runs the job, and from now on of workers that come and go."""
+
+    @abstractmethod
+    def lost(self) -> int:
+        """Workers that went while the job ran, without having been told to."""
+
+    @abstractmethod
+    def peak_memory(self) -> dict[str, int]:
+        """Peaks of resident bytes: of this process, and of the largest worker (0: not all of them answer)."""
 
 
 class SerialTasks(Tasks):

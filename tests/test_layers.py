@@ -20,7 +20,7 @@ PACKAGE = ROOT / "nmf_dask"
 LAYERS: tuple[dict[str, set[str]], ...] = (
     {"__main__": {"cli"}, "cli": set()},
     {"pipeline": set(), "reporting": set(), "demo": {"pipeline"}, "estimators": set()},
-    {"cluster": {"distributed"}, "distributed": set()},
+    {"cluster": {"distributed"}, "distributed": set(), "threads": set()},
     {
         "model": {"store", "exports"},
         "exports": {"model", "store"},

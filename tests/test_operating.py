@@ -110,7 +110,7 @@ class TestExitCodes:
         def broken(*_):
             raise KeyError("zzz")
 
-        monkeypatch.setattr("nmf_dask.cluster.Cluster.introduce", broken)
+        monkeypatch.setattr("nmf_dask.threads.ThreadCluster.introduce", broken)
         assert main([*arguments, "--log-format", "json"]) == 1
         assert "KeyError: 'zzz'" in self.error(capsys, 1)["message"]
         assert self.told(tmp_path, name)["error"] == "KeyError: 'zzz'"
@@ -188,9 +188,9 @@ class TestLogs:
         import logging
         import warnings
 
-        from nmf_dask.cluster import Cluster
+        from nmf_dask.threads import ThreadCluster
 
-        introduce = Cluster.introduce
+        introduce = ThreadCluster.introduce
 
         def introduced(self, observer):
             logging.captureWarnings(True)  # pytest has put its own in place
@@ -198,7 +198,7 @@ class TestLogs:
             logging.getLogger("distributed.scheduler").warning("of Dask\nin two lines")
             introduce(self, observer)
 
-        monkeypatch.setattr(Cluster, "introduce", introduced)
+        monkeypatch.setattr(ThreadCluster, "introduce", introduced)
         monkeypatch.setattr(warnings, "filters", [("always", None, Warning, None, 0)])
         assert main([*command("transform", corpus, model, tmp_path / "w"), "--log-format", "json"]) == 0
         out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""One contract for whoever runs tasks: in this thread, or on a Dask cluster."""
+"""One contract for whoever runs tasks: in this thread, on threads of this process, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nmf_dask.initialization import Total
 from nmf_dask.kernels.matrices import frozen
 from nmf_dask.kernels.objective import Frobenius, KullbackLeibler
 from nmf_dask.tasks import Batch, SerialTasks, Tasks
+from nmf_dask.threads import ThreadTasks
 from tests.matrices import BlockList, collection_of, split, text_like
 
 
@@ -30,11 +31,16 @@ def client() -> Iterator[Any]:
         yield client
 
 
-@pytest.fixture(params=["serial", "dask"])
-def tasks(request: pytest.FixtureRequest) -> Tasks:
+@pytest.fixture(params=["serial", "threads", "dask"])
+def tasks(request: pytest.FixtureRequest) -> Iterator[Tasks]:
     if request.param == "serial":
-        return SerialTasks(threads=1)
-    return DaskTasks(request.getfixturevalue("client"), threads=1)
+        yield SerialTasks(threads=1)
+    elif request.param == "threads":
+        threads = ThreadTasks(threads=2)
+        yield threads
+        threads.close()
+    else:
+        yield DaskTasks(request.getfixturevalue("client"), threads=1)
 
 
 def add(a: int, b: int) -> int:

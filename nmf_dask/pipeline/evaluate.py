@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,12 +42,10 @@ from nmf_dask.pipeline.planning import (
     ingest_bytes,
     largest_partition,
 )
+from nmf_dask.pipeline.running import connected
 from nmf_dask.pipeline.transform_plan import expected_memory
 from nmf_dask.store import Folder
-from nmf_dask.tasks import Batch, Tasks
-
-if TYPE_CHECKING:
-    from nmf_dask.cluster import Cluster
+from nmf_dask.tasks import Batch, Cluster, Tasks
 
 WAVE = 256  # partitions that are handed over at a time: what waits to be added does not grow with n
 MEASURES = (*evaluation.WINDOWS, "diversity", "exclusivity")
@@ -218,9 +216,8 @@ def evaluate(settings: Settings, observer: Observer | None = None) -> EvaluateRe
     ready = _ready(settings)
     if settings.cluster.scheduler is None:
         check_memory(_planned(settings, ready))
-    from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
 
-    with connected(settings.cluster) as cluster:
+    with connected(settings, small=True) as cluster:
         facts, evidence = _run(settings, ready, cluster, observer)
     result = _judged(settings, ready, evidence, seconds=time.perf_counter() - started, **facts)
     _warn(observer, result.told)

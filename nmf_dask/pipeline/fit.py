@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from nmf_dask.pipeline.ingest import ingested
 from nmf_dask.pipeline.passes import Passes
 from nmf_dask.pipeline.planning import check_documents, check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.retention import remove_old_runs
+from nmf_dask.pipeline.running import connected, is_small
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -60,15 +61,13 @@ from nmf_dask.store.history import (
 from nmf_dask.tasks import (
     BARE_WORKER_BYTES,
     Batch,
+    Cluster,
     TaskKilledWorkers,
     Tasks,
     beyond_itself,
     let_go,
 )
 from nmf_dask.vocabulary import Vocabulary, select
-
-if TYPE_CHECKING:
-    from nmf_dask.cluster import Cluster
 
 CACHE_SHARE = 0.3  # of what a worker may use beyond itself, for blocks that are read again every pass
 PAUSED_SHARE = 0.8  # distributed.worker.memory.pause
@@ -162,8 +161,6 @@ class Job:
 
     def done(self) -> FitResult:
         """Run the job, and commit it; run.json tells of a failure too."""
-        from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
-
         self.observer.named(self.run.run_id, self.corpus.n_rows)
         self.observer.connecting(self.settings.cluster.scheduler)
         if self.settings.run.resume == "never":
@@ -171,8 +168,7 @@ class Job:
         self.run.begin()
         self.run.write_run(self.account.report("running"))
         try:
-            report = self.settings.run.performance_report
-            with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
+            with self.deadline.alarm(), self._connected() as cluster:
                 self._run(cluster)
         except BaseException as error:
             self._failed(error)
@@ -184,6 +180,9 @@ class Job:
         remove_old_runs(self.run, self.settings.output.keep_runs, self.lock, self.observer)
         resumed = self.account.resumed_from is not None
         return FitResult(self.run.folder.uri, self.run.run_id, resumed, False, self.run.read_run())
+
+    def _connected(self) -> AbstractContextManager[Cluster]:
+        return connected(self.settings, is_small(self.settings, self.corpus))
 
     def _failed(self, error: BaseException) -> None:
         """Say so in run.json, unless nothing can be written or it is another process's by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -12,8 +13,7 @@ from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.config import CorpusSettings, ModelSettings, Settings, VectorizerSettings, redact
 from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
-from nmf_dask.initialization import OVERSAMPLING
-from nmf_dask.kernels.matrices import padded_width
+from nmf_dask.initialization import krylov_shape
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_csv_columns, check_id_name, check_kept_names, run_id
 from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
@@ -27,9 +27,9 @@ TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of the
 MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take
 MOST_BUCKETS = 64 * MIB  # that somebody may want filled
 NAMED_BYTES = 64  # a bucket of the merged table, with its name
-# Of an H as wide as the start's basis: the basis, its products, both once more side by side, and what the
-# allocator keeps of earlier stages beneath them (26 copies seen).
-START_COPIES = 32
+# Of the start's basis: itself, its products, both once more side by side, and what the allocator keeps of earlier
+# stages beneath them.
+START_COPIES = 5
 INGEST_BYTES = 64 * MIB  # a block as it is read, decoded and filtered, and the row group that is written
 KEPT_COPIES = 4  # of what a run keeps for an update: sums, rescaled, as a table, and as its file's pages
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
@@ -108,7 +108,7 @@ def expected_memory(
     merging = threads * min(MERGE_BYTES, table_bytes(found.terms))
     selecting = named_bytes(found.terms, vectorizer)
     counting = threads * partition_bytes * found.counting + max(merging, selecting)
-    start = START_COPIES * sizes.n_features * padded_width(model.n_components + OVERSAMPLING) * 4
+    start = START_COPIES * sizes.n_features * math.prod(krylov_shape(sizes.n_components)) * 4
     W = n_rows * sizes.kp * 4
     if fits_one_task(sizes):
         W, sums = W_COPIES * W, strip_count(sizes, model.beta_loss) * H

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,10 +36,7 @@ from nmf_dask.schedule import SAMPLE_NONZEROS
 from nmf_dask.selection import Candidate, Recommendation, drawn, recommended
 from nmf_dask.store import ModelFolder, RunFolder, run_id
 from nmf_dask.store.folder import hash_of
-from nmf_dask.tasks import Batch, Tasks
-
-if TYPE_CHECKING:
-    from nmf_dask.cluster import Cluster
+from nmf_dask.tasks import Batch, Cluster, Tasks
 
 N_TERMS = 10  # of a topic, whose coherence is told
 WINDOWS = {name: evaluation.WINDOWS[name] for name in ("c_npmi", "c_v")}
@@ -133,14 +130,12 @@ class Selecting(Job):
 
     def found(self) -> dict[str, Any]:
         """Run it, and write what was found; selection.json comes last."""
-        from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
 
         if self.settings.run.resume == "never":
             self.stage.folder.delete()
         self.observer.named(self.run.run_id, self.corpus.n_rows)
         self.observer.connecting(self.settings.cluster.scheduler)
-        report = self.settings.run.performance_report
-        with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
+        with self.deadline.alarm(), self._connected() as cluster:
             candidates = self._candidates(cluster)
         asked = self.settings.select
         chosen = recommended(candidates, asked.stability)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +30,10 @@ from nmf_dask.pipeline.parts import (
     told_of,
 )
 from nmf_dask.pipeline.planning import check_memory
+from nmf_dask.pipeline.running import connected
 from nmf_dask.pipeline.transform_plan import Elsewhere, Prepared, planned_of, prepared
 from nmf_dask.store import Contents, ModelLock, Part, Taken, part_key
-from nmf_dask.tasks import Batch, Tasks
-
-if TYPE_CHECKING:
-    from nmf_dask.cluster import Cluster
+from nmf_dask.tasks import Batch, Cluster, Tasks
 
 WAVE = 512  # partitions that are handed over at a time: what the driver and the scheduler hold does not grow with n
 
@@ -116,7 +114,6 @@ class _Job:
 
     def done(self) -> TransformResult:
         """Make the parts that are due and commit; transform.json tells of a failure too."""
-        from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
 
         made: list[Made] = []
         if self.ready.corpus is not None and self.ready.corpus.n_rows:
@@ -125,8 +122,7 @@ class _Job:
             self.observer.connecting(self.settings.cluster.scheduler)
             self.output.begin(fresh=self.settings.run.resume == "never")
             try:
-                report = self.settings.run.performance_report
-                with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
+                with self.deadline.alarm(), connected(self.settings, small=True) as cluster:
                     made = self._run(cluster, self.ready.corpus)
             except BaseException as error:
                 self._failed(error)

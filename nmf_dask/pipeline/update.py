@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,8 @@ from nmf_dask.pipeline.stages import BlockInfo
 from nmf_dask.pipeline.update_plan import Ready, prepared, update_planned_of
 from nmf_dask.store import Folder, Manifest, ModelLock, open_run, write_arrays
 from nmf_dask.store.history import read_sums, read_terms
-from nmf_dask.tasks import Tasks
+from nmf_dask.tasks import Cluster, Tasks
 from nmf_dask.vocabulary import TermTable, Vocabulary, merge
-
-if TYPE_CHECKING:
-    from nmf_dask.cluster import Cluster
 
 
 def update(settings: Settings, observer: Observer | None = None, since: float | None = None) -> FitResult:

@@ -13,7 +13,6 @@ from unittest import mock
 from nmf_dask.observer import Observer
 
 STAGES = ("count", "select", "weigh", "init", "fit", "write")
-POOL_MEMORY = 8 * 2**30
 
 
 def run_job(
@@ -36,7 +35,7 @@ def run_job(
         corpus={"input": corpus, "text_column": text_column, "partition_bytes": partition_bytes},
         vectorizer=dict(terms),
         model=dict(model),
-        cluster={} if "pool" in cluster else dict(cluster),
+        cluster={"threads_per_worker": cluster["pool"]} if "pool" in cluster else dict(cluster),
     )
     with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
         settings = settings.model_copy(
@@ -45,7 +44,7 @@ def run_job(
         if many_tasks:
             patches.enter_context(mock.patch("nmf_dask.schedule.ONE_TASK_BYTES", 0))
         traffic = Traffic()
-        patches.enter_context(mock.patch("nmf_dask.cluster.connected", _connecting(cluster, traffic)))
+        patches.enter_context(mock.patch("nmf_dask.pipeline.fit.connected", _connecting(cluster, traffic)))
         patches.enter_context(traffic.counted_visits())
         run = fit(settings, traffic).run
         H = next(Path(folder).glob("model/runs/*/H/part-00000.parquet")).read_bytes()
@@ -65,19 +64,18 @@ def run_job(
 
 
 def _connecting(cluster: Mapping[str, int], traffic: Traffic) -> Callable[..., Any]:
-    """What takes the place of `nmf_dask.cluster.connected`: the same, listened to, or a pool."""
+    """What takes the place of the pipeline's `connected`: Dask, listened to, or threads without it."""
     from nmf_dask.cluster import connected
+    from nmf_dask.threads import own_threads
 
     @contextmanager
-    def listened(settings: Any, report: str | None = None) -> Iterator[Any]:
+    def listened(settings: Any, small: bool) -> Iterator[Any]:
         if "pool" in cluster:
-            from tests.benchmarks.pool import pool_cluster
-
-            with pool_cluster(cluster["pool"], POOL_MEMORY) as made:
+            with own_threads(settings.cluster) as made:
                 warm_up()
                 yield made
             return
-        with connected(settings, report) as made:
+        with connected(settings.cluster, settings.run.performance_report) as made:
             made.client.run(warm_up)
             if "workers" in cluster:
                 traffic.listen(made.client)

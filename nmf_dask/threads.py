@@ -1,0 +1,165 @@
+"""A small job's workers: threads of this process, without Dask, which would take longer to start than the job takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from nmf_dask.config import ClusterSettings
+from nmf_dask.errors import RetryableError
+from nmf_dask.observer import Observer
+from nmf_dask.residence import peak_rss
+from nmf_dask.tasks import Batch, Cluster, Ref, Tasks
+
+
+class ThreadTasks(Tasks):
+    """Starts a call when all that it needs is there; a handle is a future.
+
+    The threads are daemons: what one is at when a job is stopped keeps neither the job nor the interpreter waiting.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._ready: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        for number in range(threads):
+            threading.Thread(target=self._work, name=f"nmf-dask-{number}", daemon=True).start()
+
+    def _work(self) -> None:
+        while (call := self._ready.get()) is not None:
+            call()
+            del call  # its result belongs to whoever holds the handle
+
+    def close(self) -> None:
+        """Start nothing more; threads end with what they are at."""
+        try:
+            while True:
+                self._ready.get_nowait()
+        except Empty:
+            for _ in range(self.threads):
+                self._ready.put(None)
+
+    def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
+        results: dict[Ref, Future[Any]] = {ref: Future() for ref in batch.calls}
+        for ref, (function, *arguments) in batch.calls.items():
+            given = [_with_futures(argument, results) for argument in arguments]
+            _Call(self._ready.put, results[ref], function, given).start()
+        return [results[ref] for ref in keep]
+
+    def fetch(self, handle: Any) -> Any:
+        return handle.result() if isinstance(handle, Future) else handle
+
+    def completed(self, handles: Sequence[Any]) -> Iterator[int]:
+        positions = {id(handle): i for i, handle in enumerate(handles)}
+        for handle in as_completed(handles):
+            yield positions[id(handle)]
+
+    def beside(self, calls: Sequence[tuple[Any, ...]], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for function, *arguments, handle in calls:
+            try:
+                value = handle.result(max(0.0, deadline - time.monotonic()))
+            except TimeoutError as error:
+                raise RetryableError(f"a result is not there within {seconds:.0f} s") from error
+            function(*arguments, value)
+
+
+class _Call:
+    """One call, which waits for the futures among its arguments without holding a thread."""
+
+    def __init__(
+        self,
+        put: Callable[[Callable[[], None]], None],
+        result: Future[Any],
+        function: Callable[..., Any],
+        arguments: list[Any],
+    ) -> None:
+        self._put, self._result, self._function, self._arguments = put, result, function, arguments
+        self._lock = threading.Lock()
+        self._count = 1  # of futures that are not done, and of `start`
+
+    def start(self) -> None:
+        """Run when the arguments are there."""
+        missing = list(_futures_in(self._arguments))
+        self._count += len(missing)
+        for future in missing:
+            future.add_done_callback(self._arrived)
+        self._arrived()
+
+    def _arrived(self, _: Future[Any] | None = None) -> None:
+        with self._lock:
+            self._count -= 1
+            is_ready = self._count == 0
+        if is_ready:
+            self._put(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._result.set_result(self._called(*map(_values_of, self._arguments)))
+        except BaseException as error:
+            self._result.set_exception(error)
+        self._arguments = []
+
+    def _called(self, *arguments: Any) -> Any:
+        try:
+            return self._function(*arguments)
+        except RetryableError:  # a store may have hiccupped
+            return self._function(*arguments)
+
+
+def _with_futures(argument: Any, results: dict[Ref, Future[Any]]) -> Any:
+    if isinstance(argument, Ref):
+        return results[argument]
+    return [_with_futures(item, results) for item in argument] if isinstance(argument, list) else argument
+
+
+def _futures_in(argument: Any) -> Iterator[Future[Any]]:
+    if isinstance(argument, Future):
+        yield argument
+    elif isinstance(argument, list):
+        for item in argument:
+            yield from _futures_in(item)
+
+
+def _values_of(argument: Any) -> Any:
+    if isinstance(argument, Future):
+        return argument.result()
+    return [_values_of(item) for item in argument] if isinstance(argument, list) else argument
+
+
+@dataclass(frozen=True)
+class ThreadCluster(Cluster):
+    """The threads as the pipeline sees them: one worker, which cannot be lost."""
+
+    tasks: ThreadTasks
+    memory_limit: int
+
+    def introduce(self, observer: Observer) -> None:
+        observer.connected(1, self.tasks.threads, None)
+        observer.workers(1, 0)
+
+    def lost(self) -> int:
+        return 0
+
+    def peak_memory(self) -> dict[str, int]:
+        peak = peak_rss()
+        return {"driver": peak, "largest_worker": peak}
+
+
+@contextmanager
+def own_threads(settings: ClusterSettings) -> Iterator[ThreadCluster]:
+    """Threads as settings ask for them, for the length of a `with`; each with one thread of BLAS."""
+    _, threads = settings.shape()
+    tasks = ThreadTasks(threads)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield ThreadCluster(tasks, settings.worker_bytes())
+    finally:
+        tasks.close()
