@@ -27,9 +27,9 @@ Doubles = NDArray[np.float64]
 OVERSAMPLING = 6  # the Krylov space is several times as wide; this is about the last vectors of a block
 # On four corpora fits from 2 or 3 ended higher, and from 4 somewhat; plain power iterations needed 8 to 12.
 KRYLOV_PASSES = 5
-# Many topics: narrow blocks and more passes. On 48,000 abstracts, 80 topics of which 50 stay, fits from 88 by 5 directions
-# end at 210.338 in the median of nine seeds; from 24 by 12, 32 by 10 and 40 by 8, half the work, at 210.337, 210.339 and
-# 210.334; from 240 to 280 directions at 210.345 and more.
+# Many topics: narrow blocks and more passes. On 48,000 abstracts, 80 topics of which 50 stay, fits from 88 by 5
+# directions end at 210.338 in the median of nine seeds; from 24 by 12, 32 by 10 and 40 by 8, half the work, at 210.337,
+# 210.339 and 210.334; from 240 to 280 directions at 210.345 and more.
 KRYLOV_WIDTH = 32
 DIRECTIONS = 4  # of the space, for each singular vector
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
