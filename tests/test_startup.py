@@ -10,6 +10,7 @@ import pytest
 import nmf_dask
 from nmf_dask.config import Settings
 from nmf_dask.jobfile import load_settings
+from tests.parquet_files import write
 
 
 def run_python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -54,6 +55,27 @@ class TestLight:
     def test_module_runs(self):
         done = run_python("-m", "nmf_dask", "--version")
         assert done.stdout == f"nmf-dask, version {nmf_dask.__version__}\n"
+
+    def test_a_job_loads_neither_pandas_nor_what_draws_pages(self, tmp_path):
+        """Both are installed with the tests: Arrow and Dask take them along, half a second of them."""
+        write(tmp_path / "corpus.parquet", ["apples pears plums"] * 20)
+        arguments = [
+            "fit",
+            "-q",
+            "--input",
+            f"{tmp_path}/corpus.parquet",
+            "--output",
+            f"{tmp_path}/model",
+            "-k",
+            "2",
+        ]
+        code = (
+            "import sys; from nmf_dask import cli; cli.leave = lambda code: sys.stderr.write(f'exit {code}')\n"
+            f"sys.argv[1:] = {[*arguments, '--set', 'vectorizer.max_df=1.0']}; cli.run()\n"
+            "assert 'numba' in sys.modules and not {'pandas', 'bokeh', 'distributed', 'sklearn', 'asyncio'} & sys.modules.keys()"
+        )
+        done = run_python("-c", code)
+        assert (done.returncode, done.stderr) == (0, "exit 0")
 
 
 class TestEnd:

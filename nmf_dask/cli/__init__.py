@@ -92,7 +92,20 @@ def main(args: Sequence[str] | None = None, alone: bool | None = None) -> int:
 
 def run() -> NoReturn:
     """The console script: `main`, then `leave`."""
+    sys.meta_path.insert(0, WithoutPandas())
     leave(main())
+
+
+class WithoutPandas:
+    """A finder of modules that knows of pandas only that it is not to be had.
+
+    Arrow looks for it when it makes its first array of NumPy's, and no command has a use for it: a quarter of a second.
+    """
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Refuse pandas; leave the rest to others."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("nmf-dask's own process does without pandas", name=fullname)
 
 
 def leave(code: int) -> NoReturn:
