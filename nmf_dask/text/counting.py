@@ -1,6 +1,7 @@
 """Strings to hashed counts, by compiled code that reads Arrow's buffers where they are."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -118,15 +119,21 @@ def document_room(part: Documents, fold: Fold, first_row: int) -> int:
 
 def with_words(tally: Tally, words: Collection[str]) -> Tally:
     """An empty tally with words as its first terms, sorted, which are not counted: stop words above all."""
+    buffer, begins, ends = _words_as_bytes(frozenset(words))
+    for first in range(0, len(begins), BLOCK):
+        tally = with_room(tally, len(buffer))
+        count_block(tally, buffer, begins[first:], ends[first:], min(BLOCK, len(begins) - first), 0)
+    tally.sizes[1:] = 0, tally.sizes[0]
+    return tally
+
+
+@lru_cache(maxsize=4)  # every partition has the same stop words
+def _words_as_bytes(words: frozenset[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The words side by side, sorted, and where each begins and ends."""
     contents = [word.encode("utf-8", "surrogatepass") for word in sorted(words)]
     buffer = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8).copy()
     ends = np.cumsum([len(content) for content in contents], dtype=np.int64)
-    begins = np.append(0, ends)[:-1]
-    for first in range(0, len(contents), BLOCK):
-        tally = with_room(tally, len(buffer))
-        count_block(tally, buffer, begins[first:], ends[first:], min(BLOCK, len(contents) - first), 0)
-    tally.sizes[1:] = 0, tally.sizes[0]
-    return tally
+    return buffer, np.append(0, ends)[:-1], ends
 
 
 def small_table(tally: Tally) -> Tally:
