@@ -32,7 +32,7 @@ GENTLE_PASSES = 5
 # a quarter more, 210.366 with as many again and 210.368 with none; scikit-learn's own median is 210.359. Up to k=20
 # nothing either way.
 MORE_TOPICS = 0.5
-WIDE_PASSES = 1  # with more topics than asked for, after the pass of many rounds
+WIDE_PASSES = 1  # with more topics than asked for, after the passes of many rounds
 ONE_TASK_BYTES = 256 * 2**20
 MOST_ROUNDS = 20
 ROUND_ROWS = 2000  # fewer rows say too little of H: on 11,000 messages, rounds of 560 ended higher than none
@@ -154,5 +154,5 @@ def schedule(model: ModelSettings, sizes: Sizes) -> tuple[list[PassPlan], PassPl
     if not auto or kl:
         return [many] * 2, whole
     if rounds == MOST_ROUNDS and model.method == "cd":
-        return [GENTLE, many._replace(h_sweeps=1)], whole
+        return [GENTLE, *[many._replace(h_sweeps=1)] * 2], whole
     return [*[GENTLE] * 2, *[many] * 2], whole
