@@ -21,6 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nmf_dask import NMF, beta_divergence
+from nmf_dask.estimators import dense
+from nmf_dask.estimators.dense import Dense, Penalties
+from nmf_dask.estimators.nmf import BETA
 from nmf_dask.estimators.rows import Rows
 from tests.matrices import text_like
 from tests.small_corpora import environment
@@ -84,6 +87,31 @@ def test_dense_passes_are_the_iterations_of_scikit_learn(loss: str, dtype: Any) 
     assert ours.reconstruction_err_ == pytest.approx(theirs.reconstruction_err_, rel=1e-4)
     for name, A in start.items():  # what the caller holds is not changed
         np.testing.assert_array_equal(A, held[name])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_pieces_of_a_dense_matrix_and_threads_change_nothing(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, rng = planted(), np.random.default_rng(1)
+    start = rng.random((len(X), 5)), rng.random((5, X.shape[1]))
+    named = LOSSES[loss].get("beta_loss", 2)
+    beta = float(BETA.get(named, named))
+    penalties, solver = Penalties(0.1, 0.2, 0.3, 0.1), LOSSES[loss]["solver"]
+
+    def fitted(threads: int) -> tuple[np.ndarray, ...]:
+        with Dense([X[:100], X[100:]], beta, penalties, solver, threads) as one:
+            fit = one.fit(*(A.copy() for A in start), 1e-9, 20)
+            return np.array(len(one.pieces)), fit.W, fit.H, np.array(one.divergence(fit.W, fit.H))
+
+    whole = fitted(3)
+    monkeypatch.setattr(dense, "PIECE_NUMBERS", 1000)
+    monkeypatch.setattr(dense, "PIECE_ROWS", 10)
+    cut, shared = fitted(1), fitted(3)
+    assert (whole[0], cut[0]) == (2, 12)
+    for A, B, C in zip(whole[1:], cut[1:], shared[1:], strict=True):
+        np.testing.assert_allclose(B, A, rtol=1e-8)
+        np.testing.assert_array_equal(C, B)
 
 
 @pytest.mark.parametrize("loss", ["cd", "cd, penalties", "KL"])

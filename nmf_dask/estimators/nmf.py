@@ -223,13 +223,12 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. Please add small values to X, or "
                 "use a positive beta_loss."
             )
-        dense = Dense(X.blocks, self._beta, self._penalties(X.shape), self.solver)
-        fit = dense.fit(W, H, float(self.tol), int(self.max_iter), rng if self.shuffle else None)
-        err = float(np.sqrt(2 * dense.divergence(fit.W, fit.H)))
+        tol, max_iter = float(self.tol), int(self.max_iter)
+        with Dense(X.blocks, self._beta, self._penalties(X.shape), self.solver, threads()) as dense:
+            fit = dense.fit(W, H, tol, max_iter, rng if self.shuffle else None)
+            err = float(np.sqrt(2 * dense.divergence(fit.W, fit.H)))
         self._ended(fit.H, fit.n_iter, err, "tol" if fit.converged else "max_iter")
-        return (
-            dense.weights(fit.H, float(self.tol), int(self.max_iter)) if wanted and self._beta == 2 else fit.W
-        )
+        return dense.weights(fit.H, tol, max_iter) if wanted and self._beta == 2 else fit.W
 
     def _fit_sparse(self, X: Rows, k: int, W: Any, H: Any) -> None:
         init = self._init(X.shape, k)
@@ -273,8 +272,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if beta == 1:
             model = self.model_settings(len(H), "random")
             return fold(X.csr(), H, model).astype(X.dtype)
-        dense = Dense(X.as_dense().blocks, float(beta), self._penalties(X.shape), self.solver)
-        return dense.weights(H.astype(X.dtype, copy=False), float(self.tol), int(self.max_iter))
+        X = X.as_dense()
+        with Dense(X.blocks, float(beta), self._penalties(X.shape), self.solver, threads()) as dense:
+            return dense.weights(H.astype(X.dtype, copy=False), float(self.tol), int(self.max_iter))
 
     def _resolved(self, shape: tuple[float, int], W: Any, H: Any) -> int:
         """How many components, by the parameters and by what is given to start with."""

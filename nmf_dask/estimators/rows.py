@@ -98,4 +98,4 @@ def checked_factor(A: Any, shape: tuple[int, int], whom: str) -> NDArray[Any]:
             )
     if not A.any():
         raise ValueError(f"Array passed to NMF (input {whom}) is full of zeros.")
-    return np.array(A)
+    return np.array(A, order="C")
