@@ -191,6 +191,11 @@ def test_dense_blocks_are_one_matrix() -> None:
     np.testing.assert_allclose(ours.inverse_transform(W), W @ ours.components_)
     with pytest.raises(ValueError, match="39 features"):
         NMF(3).fit([X[:9], X[9:, :39]])
+    # Blocks without rows are nothing.
+    some = NMF(**parameters).fit([X[:0], X[:7], X[:0], X[7:]])
+    np.testing.assert_allclose(some.components_, whole.components_, rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match="0 sample"):
+        NMF(3).fit([X[:0], X[:0]])
 
 
 @pytest.mark.parametrize("loss", ["cd", "mu", "KL"])

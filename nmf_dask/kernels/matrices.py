@@ -89,7 +89,9 @@ def to_scipy(X: Csr) -> csr_array:
     """Give X as a SciPy array (n, m) that shares its memory where SciPy allows it."""
     from scipy.sparse import csr_array
 
-    matrix = csr_array((X.data, X.indices, X.indptr), shape=(X.n_rows, X.n_columns))
+    # Of one kind: SciPy would copy the indices to int64, which much of scikit-learn refuses.
+    indptr = X.indptr.astype(np.int32) if X.nnz <= np.iinfo(np.int32).max else X.indptr
+    matrix = csr_array((X.data, X.indices, indptr), shape=(X.n_rows, X.n_columns))
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix
