@@ -224,6 +224,33 @@ def test_zeros_alone_are_done_with_at_once(client: Any) -> None:
     assert model.n_iter_ < 10
 
 
+def test_workers_put_on_disk_what_they_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_dask, "fits_one_task", lambda sizes: False)
+    array = of_chunks([X[low : low + 200] for low in range(0, 2400, 200)])
+    parameters = {**PARAMETERS, "max_iter": 2, "tol": 0}
+    found, written = [], []
+    for target in (0.9, 1e-5):  # of the memory: all of the blocks, and none
+        memory = {"target": target, "spill": False, "pause": False}  # these two go by all of this process
+        settings = {f"distributed.worker.memory.{name}": value for name, value in memory.items()}
+        with (
+            dask.config.set(settings),
+            LocalCluster(
+                n_workers=2,
+                threads_per_worker=1,
+                processes=False,
+                dashboard_address=":0",
+                memory_limit="1GiB",
+            ) as cluster,
+            Client(cluster),
+        ):
+            found.append(NMF(**parameters).fit(array).components_)
+            stores = [worker.data for worker in cluster.workers.values()]
+            written.append(sum(one.cumulative_metrics["disk-write", "count"] for one in stores))
+    assert written[0] == 0
+    assert written[1] > 12
+    np.testing.assert_array_equal(*found)
+
+
 LARGER = """
     import resource, sys
     import dask, dask.array as da, numpy as np, scipy.sparse as sp

@@ -24,11 +24,11 @@ from threadpoolctl import threadpool_limits
 from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings, machine_bytes
-from nmf_dask.estimators.engine import EngineFit, threads
+from nmf_dask.estimators.engine import EngineFit, shuffled, threads
 from nmf_dask.estimators.rows import Rows, as_scipy, checked_factor
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
+from nmf_dask.kernels.matrices import Csr
 from nmf_dask.schedule import (
     SAMPLE_NONZEROS,
     SAMPLE_PASSES,
@@ -156,11 +156,7 @@ def _block_of(chunk: Any, number: int, seed: int, m: int) -> Csr:
     """A task: a chunk as the engine takes it, its rows shuffled: any share of them is a random sample."""
     X = _checked(chunk, m)
     order = np.random.default_rng([seed, 4, number]).permutation(X.shape[0])
-    with np.errstate(over="ignore"):
-        block = frozen(from_scipy(X[order]))
-    if not np.isfinite(block.data).all():
-        raise ValueError("X holds values beyond float32; scale it first")
-    return block
+    return shuffled(X, order)
 
 
 def _facts(block: Csr) -> Facts:
