@@ -180,6 +180,25 @@ def test_forms_of_a_sparse_matrix_give_one_model(form: str) -> None:
         np.testing.assert_array_equal(ours.components_, whole.components_)
 
 
+@pytest.mark.parametrize("init", ["random", "nndsvda", "nndsvdar", "custom"])
+def test_a_sparse_matrix_stays_as_it_was_given(init: str) -> None:
+    X, rng = large_sparse(), np.random.default_rng(0)
+    for row in range(X.shape[0]):
+        rng.shuffle(X.indices[X.indptr[row] : X.indptr[row + 1]])
+    X = sp.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+    before = [array.copy() for array in (X.data, X.indices, X.indptr)]
+    given = {"W": rng.random((4500, 3)), "H": rng.random((3, 400))} if init == "custom" else {}
+    held = {name: A.copy() for name, A in given.items()}
+    model = NMF(3, init=init, random_state=0, max_iter=2)
+    model.fit(X, **given)
+    model.transform(X)
+    model.partial_fit(X)
+    for array, was in zip((X.data, X.indices, X.indptr), before, strict=True):
+        np.testing.assert_array_equal(array, was)
+    for name, A in given.items():
+        np.testing.assert_array_equal(A, held[name])
+
+
 def test_dense_blocks_are_one_matrix() -> None:
     X = planted()
     parameters = {"n_components": 4, "random_state": 0, "max_iter": 20}
