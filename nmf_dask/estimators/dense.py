@@ -130,7 +130,7 @@ class Dense:
 
         for n_iter in range(1, max_iter + 1):
             told = self.each(partial(self._sweep, W, HT, HT.T @ HT, turns()))
-            violation, WtX, WtW = (sum(one) for one in zip(*told, strict=True))
+            violation, WtX, WtW = _added(told)
             violation += sweep_rows(HT, np.ascontiguousarray(WtX.T), WtW, l1_H, l2_H, turns(), 1)
             first = first or violation
             if first == 0 or violation <= tol * first:
@@ -173,7 +173,7 @@ class Dense:
 
         told = self.each(visit)
         if both:
-            WtX, WtW = (sum(one) for one in zip(*told, strict=True))
+            WtX, WtW = _added(told)
             _multiply(H, WtX, WtW @ H, l1_H, l2_H)
 
     def _beta_pass(self, W: Array, H: Array, both: bool) -> None:
@@ -184,7 +184,7 @@ class Dense:
         if beta < 1:
             np.putmask(W, least > W, 0.0)
         if both:
-            above, below = (sum(one) for one in zip(*told, strict=True))
+            above, below = _added(told)
             _multiply(H, above, below, l1_H, l2_H, _exponent(beta))
             if beta <= 1:
                 np.putmask(H, least > H, 0.0)
@@ -231,6 +231,11 @@ def _pieces(blocks: Sequence[Array]) -> Iterator[Piece]:
         for X in np.array_split(block, 1 << most.bit_length() - 1):
             yield Piece(X, slice(low, low + len(X)))
             low += len(X)
+
+
+def _added(told: list[Any]) -> Any:
+    """What pieces gave, summed: of one piece what it gave."""
+    return told[0] if len(told) == 1 else tuple(sum(one) for one in zip(*told, strict=True))
 
 
 def _tiles(piece: Piece, W: Array) -> Iterator[tuple[Array, Array]]:

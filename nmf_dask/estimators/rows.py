@@ -39,7 +39,9 @@ class Rows(NamedTuple):
     @property
     def total(self) -> float:
         """The sum of all entries."""
-        entries = (X.data if sparse.issparse(X) else X for X in self.blocks)  # SciPy's own sum sorts what it is given
+        entries = (
+            X.data if sparse.issparse(X) else X for X in self.blocks
+        )  # SciPy's own sum sorts what it is given
         return sum(float(one.sum(dtype=np.float64)) for one in entries)
 
     def as_dense(self) -> Rows:
