@@ -54,7 +54,7 @@ def topic_info(model: TopicModel, n: int) -> pa.Table:
 
 def top_documents(model: TopicModel, topic: int, n: int) -> pa.Table:
     """The `n` documents of the largest weight in a topic: the id column and `weight`, the largest first."""
-    if not 0 <= topic < model.n_components:
+    if topic not in range(model.n_components):
         raise ValueError(f"there is no topic {topic}; they are 0 to {model.n_components - 1}")
     best: list[tuple[float, int, Any]] = []
     seen, name, kind = 0, "doc_id", pa.int64()

@@ -203,7 +203,7 @@ class Fit:
         compared = len(rows) > len(self.first) + apart and len(rows) % apart == 0 and not revived
         if self.model.tol > 0 and compared:
             fell = rows[-1 - apart].reconstruction_err - rows[-1].reconstruction_err
-            if fell < self.model.tol * share * rows[0].reconstruction_err:
+            if fell <= self.model.tol * share * rows[0].reconstruction_err:  # both are zero where X is
                 return replace(state, stop_reason="tol")
         if state.iteration >= self.model.max_iter:
             return replace(state, stop_reason="max_iter")

@@ -41,6 +41,21 @@ def with_ours(
     return tests
 
 
+def those_of(tests: dict[str, Callable[..., None]], name: str, ours: type) -> set[str]:
+    """The names of the tests that name a class in their code, or that get ours as a parameter."""
+    return {
+        test_name
+        for test_name, test in tests.items()
+        if name in _names_in(test.__code__)
+        or any(_holds(mark.args[1], {ours}) for mark in test.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+    }
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = [_names_in(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    return set(code.co_names).union(*inner)
+
+
 def _without(mark: Any, dropped: set[type]) -> Any:
     if mark.name != "parametrize":
         return mark
@@ -50,5 +65,7 @@ def _without(mark: Any, dropped: set[type]) -> Any:
 
 
 def _holds(value: Any, classes: set[type]) -> bool:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(part, type) and part in classes for part in parts)
+    """Whether a parameter is one of the classes, one of their objects, or holds such."""
+    if isinstance(value, list | tuple):
+        return any(_holds(part, classes) for part in value)
+    return (value if isinstance(value, type) else type(value)) in classes

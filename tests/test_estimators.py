@@ -21,6 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nmf_dask import NMF, beta_divergence
+from nmf_dask.estimators import dense
+from nmf_dask.estimators.dense import Dense, Penalties
+from nmf_dask.estimators.nmf import BETA
 from nmf_dask.estimators.rows import Rows
 from tests.matrices import text_like
 from tests.small_corpora import environment
@@ -84,6 +87,31 @@ def test_dense_passes_are_the_iterations_of_scikit_learn(loss: str, dtype: Any) 
     assert ours.reconstruction_err_ == pytest.approx(theirs.reconstruction_err_, rel=1e-4)
     for name, A in start.items():  # what the caller holds is not changed
         np.testing.assert_array_equal(A, held[name])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_pieces_of_a_dense_matrix_and_threads_change_nothing(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, rng = planted(), np.random.default_rng(1)
+    start = rng.random((len(X), 5)), rng.random((5, X.shape[1]))
+    named = LOSSES[loss].get("beta_loss", 2)
+    beta = float(BETA.get(named, named))
+    penalties, solver = Penalties(0.1, 0.2, 0.3, 0.1), LOSSES[loss]["solver"]
+
+    def fitted(threads: int) -> tuple[np.ndarray, ...]:
+        with Dense([X[:100], X[100:]], beta, penalties, solver, threads) as one:
+            fit = one.fit(*(A.copy() for A in start), 1e-9, 20)
+            return np.array(len(one.pieces)), fit.W, fit.H, np.array(one.divergence(fit.W, fit.H))
+
+    whole = fitted(3)
+    monkeypatch.setattr(dense, "PIECE_NUMBERS", 1000)
+    monkeypatch.setattr(dense, "PIECE_ROWS", 10)
+    cut, shared = fitted(1), fitted(3)
+    assert (whole[0], cut[0]) == (2, 12)
+    for A, B, C in zip(whole[1:], cut[1:], shared[1:], strict=True):
+        np.testing.assert_allclose(B, A, rtol=1e-8)
+        np.testing.assert_array_equal(C, B)
 
 
 @pytest.mark.parametrize("loss", ["cd", "cd, penalties", "KL"])
@@ -152,6 +180,25 @@ def test_forms_of_a_sparse_matrix_give_one_model(form: str) -> None:
         np.testing.assert_array_equal(ours.components_, whole.components_)
 
 
+@pytest.mark.parametrize("init", ["random", "nndsvda", "nndsvdar", "custom"])
+def test_a_sparse_matrix_stays_as_it_was_given(init: str) -> None:
+    X, rng = large_sparse(), np.random.default_rng(0)
+    for row in range(X.shape[0]):
+        rng.shuffle(X.indices[X.indptr[row] : X.indptr[row + 1]])
+    X = sp.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+    before = [array.copy() for array in (X.data, X.indices, X.indptr)]
+    given = {"W": rng.random((4500, 3)), "H": rng.random((3, 400))} if init == "custom" else {}
+    held = {name: A.copy() for name, A in given.items()}
+    model = NMF(3, init=init, random_state=0, max_iter=2)
+    model.fit(X, **given)
+    model.transform(X)
+    model.partial_fit(X)
+    for array, was in zip((X.data, X.indices, X.indptr), before, strict=True):
+        np.testing.assert_array_equal(array, was)
+    for name, A in given.items():
+        np.testing.assert_array_equal(A, held[name])
+
+
 def test_dense_blocks_are_one_matrix() -> None:
     X = planted()
     parameters = {"n_components": 4, "random_state": 0, "max_iter": 20}
@@ -163,6 +210,11 @@ def test_dense_blocks_are_one_matrix() -> None:
     np.testing.assert_allclose(ours.inverse_transform(W), W @ ours.components_)
     with pytest.raises(ValueError, match="39 features"):
         NMF(3).fit([X[:9], X[9:, :39]])
+    # Blocks without rows are nothing.
+    some = NMF(**parameters).fit([X[:0], X[:7], X[:0], X[7:]])
+    np.testing.assert_allclose(some.components_, whole.components_, rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match="0 sample"):
+        NMF(3).fit([X[:0], X[:0]])
 
 
 @pytest.mark.parametrize("loss", ["cd", "mu", "KL"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,10 +62,21 @@ FORMS = {
     "sparse arrays": lambda: of_chunks(CHUNKS),
     "sparse matrices": lambda: of_chunks([sp.csr_matrix(one) for one in CHUNKS]),
     "unknown rows": lambda: of_chunks(CHUNKS, known=False),
-    "some csc, some dense, one empty": lambda: of_chunks(
-        [CHUNKS[0].tocsc(), CHUNKS[1].toarray(), X[:0], CHUNKS[2], CHUNKS[3]], known=False
+    "some csc, some dense, some empty": lambda: of_chunks(
+        [CHUNKS[0].tocsc(), CHUNKS[1].toarray(), X[:0], X[:0].toarray(), CHUNKS[2], CHUNKS[3]], known=False
     ),
+    "of the package sparse": lambda: of_chunks([Sparse(one) for one in CHUNKS]),
 }
+
+
+class Sparse:
+    """What a COO of the package sparse has: its way to SciPy."""
+
+    def __init__(self, X: sp.csr_array) -> None:
+        self.X, self.shape, self.ndim, self.dtype = X, X.shape, 2, X.dtype
+
+    def to_scipy_sparse(self) -> sp.coo_array:
+        return self.X.tocoo()
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +140,28 @@ def test_nothing_is_computed_before_it_is_asked_for() -> None:
     assert seen == [700]  # the one chunk that holds these rows
 
 
+def test_what_is_lazy_stays_what_it_was(client: Any) -> None:
+    array = FORMS["sparse arrays"]()
+    model = NMF(**PARAMETERS)
+    W = model.fit_transform(array)
+    expected = model.transform(X)
+    model.set_params(n_components=3).fit(array)
+    np.testing.assert_allclose(W.compute(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_set_output_leaves_what_is_lazy(container: str) -> None:
+    array = FORMS["dense"]()
+    model = NMF(**PARAMETERS).set_output(transform=container)
+    assert isinstance(model.fit_transform(array), da.Array)
+    assert isinstance(model.transform(array), da.Array)
+    assert list(model.transform(X[:3]).columns) == ["nmf0", "nmf1", "nmf2", "nmf3", "nmf4"]
+
+
 def test_batches_are_its_chunks() -> None:
     listed = NMF(**PARAMETERS).partial_fit([X[:700], X[700:1400], X[1400:2100], X[2100:]])
-    model = NMF(**PARAMETERS).partial_fit(of_chunks([X[:700], X[700:1400], X[1400:2100], X[2100:]]))
+    chunks = [X[:700], X[:0], Sparse(X[700:1400]), X[1400:2100].toarray(), X[:0].toarray(), X[2100:]]
+    model = NMF(**PARAMETERS).partial_fit(of_chunks(chunks))
     np.testing.assert_allclose(model.components_, listed.components_)
     assert model.n_steps_ == 4
 
@@ -143,6 +174,11 @@ def test_a_dask_data_frame_has_names() -> None:
     model = NMF(**PARAMETERS).fit(frame)
     assert list(model.feature_names_in_) == columns
     assert model.transform(frame).compute().shape == (2400, 5)
+    with pytest.raises(ValueError, match="must be in the same order"):
+        model.transform(frame[columns[::-1]])
+    stream = NMF(**PARAMETERS).partial_fit(frame)
+    assert list(stream.feature_names_in_) == columns
+    assert stream.n_steps_ == 3
 
 
 def test_what_is_refused(client: Any) -> None:
@@ -157,6 +193,62 @@ def test_what_is_refused(client: Any) -> None:
         NMF(2, solver="mu", beta_loss=0.5).fit(FORMS["dense"]())
     with pytest.raises(ValueError, match="H alone"):
         NMF(2, init="custom").fit(FORMS["dense"]())
+    for H, told in ((-1.0, "Negative values"), (np.nan, "NaN"), (0.0, "full of zeros")):
+        with pytest.raises(ValueError, match=told):
+            NMF(2, init="custom").fit(FORMS["dense"](), H=np.full((2, 300), H))
+    with pytest.raises(ValueError, match="X has no rows"):
+        NMF(2).fit(FORMS["dense"]()[:0])
+    few = of_chunks([X[:3], X[3:4]], known=False)
+    with pytest.raises(ValueError, match="can only be used when n_components <= min"):
+        NMF(5, init="nndsvd").fit(few)
+    assert NMF(5, max_iter=2).fit(few).components_.shape == (5, 300)
+    with pytest.raises(ValueError, match="give a Dask array of 2 dimensions, or a Dask DataFrame"):
+        NMF(2).fit(dask.delayed(X))
+
+
+def test_chunks_of_another_width_than_they_say_are_refused(client: Any) -> None:
+    """Once they were read beyond their end."""
+    wrong = of_chunks([CHUNKS[0], CHUNKS[2][:, :100], CHUNKS[3]])
+    with pytest.raises(ValueError, match="a chunk of X has 100 columns, and X says that it has 300"):
+        NMF(2).fit(wrong)
+    model = NMF(2, max_iter=2, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="a chunk of X has 100 columns"):
+        model.transform(wrong).compute()
+
+
+def test_zeros_alone_are_done_with_at_once(client: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = NMF(**PARAMETERS).fit(da.zeros((2400, 300), chunks=(800, 300)))
+    assert model.reconstruction_err_ == 0
+    assert model.n_iter_ < 10
+
+
+def test_workers_put_on_disk_what_they_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_dask, "fits_one_task", lambda sizes: False)
+    array = of_chunks([X[low : low + 200] for low in range(0, 2400, 200)])
+    parameters = {**PARAMETERS, "max_iter": 2, "tol": 0}
+    found, written = [], []
+    for target in (0.9, 1e-5):  # of the memory: all of the blocks, and none
+        memory = {"target": target, "spill": False, "pause": False}  # these two go by all of this process
+        settings = {f"distributed.worker.memory.{name}": value for name, value in memory.items()}
+        with (
+            dask.config.set(settings),
+            LocalCluster(
+                n_workers=2,
+                threads_per_worker=1,
+                processes=False,
+                dashboard_address=":0",
+                memory_limit="1GiB",
+            ) as cluster,
+            Client(cluster),
+        ):
+            found.append(NMF(**parameters).fit(array).components_)
+            stores = [worker.data for worker in cluster.workers.values()]
+            written.append(sum(one.cumulative_metrics["disk-write", "count"] for one in stores))
+    assert written[0] == 0
+    assert written[1] > 12
+    np.testing.assert_array_equal(*found)
 
 
 LARGER = """

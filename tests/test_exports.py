@@ -69,6 +69,8 @@ def test_top_documents_are_those_of_a_sort(model: TopicModel, tmp_path: Path) ->
     assert len(model.top_documents(0, 1000)) == np.count_nonzero(weights[:, 0])
     with pytest.raises(ValueError, match="there is no topic 2; they are 0 to 1"):
         model.top_documents(2)
+    with pytest.raises(ValueError, match=r"there is no topic 0\.5"):
+        model.top_documents(0.5)  # type: ignore[arg-type]
     # Of two partitions: W is [0 1 0; 2 1 0; 0 0 0] and [1 0 3].
     small = TopicModel.load(first_and_second(tmp_path).uri)
     assert small.top_documents(0).to_pydict() == {"doc_id": ["d1", "d3"], "weight": [2.0, 1.0]}

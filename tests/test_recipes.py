@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from nmf_dask.cli import main
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
 FOUND = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -43,6 +46,24 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_recipe_runs(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, str(PAGE), "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.usefixtures("corpus")
+def test_commands_of_recipes_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """After the Python of the same recipe, which writes what they read; new rows are some of those."""
+    ran = 0
+    for title, text in FOUND:
+        for commands in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for block in (block for of, _, block in BLOCKS if of == title):
+                exec(compile(block, str(PAGE), "exec"), {"__name__": "__main__"})
+            pq.write_table(pq.read_table("digits.parquet").slice(0, 500), "new.parquet")
+            for command in commands.replace("\\\n", "").strip().split("\n"):
+                name, *arguments = shlex.split(command)
+                assert name == "nmf-dask"
+                assert main([*arguments, "--quiet"]) == 0, capsys.readouterr().err
+                ran += 1
+    assert ran == 2
+    assert pq.read_table("weights/W").schema.names == ["scan", "digit", "topic", "weights"]
 
 
 def test_every_title_has_its_recipe() -> None:

@@ -190,3 +190,10 @@ def test_conversions_keep_every_entry():
     np.testing.assert_array_equal(unsorted.indices, [2, 1, 0], err_msg="what was given has changed")
     np.testing.assert_array_equal(to_scipy(X).toarray(), dense)
     np.testing.assert_array_equal(to_scipy(from_scipy(dense)).toarray(), dense)
+    twice = sp.csr_array((np.float64([1, 1, 1, 3]), [2, 1, 1, 0], [0, 3, 3, 4]), shape=(3, 3))
+    for one in (twice, unsorted.astype(np.float64), dense, sp.csc_array(dense)):
+        moved = from_scipy(one, np.array([2, 0, 1]))
+        assert (moved.indices.dtype, moved.data.dtype) == (np.int32, np.float32)
+        np.testing.assert_array_equal(moved.indices, [0, 1, 2])
+        np.testing.assert_array_equal(to_scipy(moved).toarray(), dense[[2, 0, 1]])
+    np.testing.assert_array_equal(twice.data, [1, 1, 1, 3], err_msg="what was given has changed")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import NoneType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -31,3 +32,19 @@ class Section(BaseModel):
             annotation = cls.model_fields[info.field_name].annotation
             return None if NoneType in get_args(annotation) else value
         return value
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Settings from Python: a ValueError names those that are wrong, each with what was expected of it."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+        told: dict[str, list[str]] = {}
+        for fault in faults:
+            context = fault.get("ctx", {})
+            names = context.get("keys") or fault["loc"][:1]
+            wrong = " and ".join(f"{name}={given.get(str(name))!r}" for name in names)
+            told.setdefault(wrong, []).append(str(context.get("error", fault["msg"])))
+        # A union has a fault for each of its members.
+        raise ValueError("; ".join(f"{wrong}: {', or '.join(said)}" for wrong, said in told.items()))

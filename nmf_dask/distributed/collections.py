@@ -11,6 +11,7 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+from dask.delayed import Delayed
 from distributed import Client
 from numpy.typing import NDArray
 
@@ -36,13 +37,19 @@ def scratch_folder() -> str | None:
     return folder
 
 
+def is_frame(X: Any) -> bool:
+    """Whether X is a Dask DataFrame; a Delayed has whatever attribute is asked for."""
+    return not isinstance(X, Delayed) and hasattr(X, "columns") and X.ndim == 2
+
+
 def row_chunks(X: Any) -> Any:
-    """A collection as a Dask array (n, m) of whole rows: a Dask DataFrame too. ValueError for another shape."""
-    if hasattr(X, "to_dask_array"):
+    """A collection as a Dask array (n, m) of whole rows: a Dask DataFrame too. ValueError for what is no matrix."""
+    if is_frame(X):
         X = X.to_dask_array()
-    if getattr(X, "ndim", 0) != 2:
+    if not isinstance(X, da.Array) or X.ndim != 2:
+        told = f" of {X.ndim} dimensions" if isinstance(X, da.Array) else ""
         raise ValueError(
-            f"X is a Dask {type(X).__name__} of {getattr(X, 'ndim', '?')} dimensions; a matrix of 2 is asked for"
+            f"X is a Dask {type(X).__name__}{told}; give a Dask array of 2 dimensions, or a Dask DataFrame"
         )
     if np.isnan(X.shape[1]):
         raise ValueError("the number of columns of X is not known; call compute_chunk_sizes() first")
@@ -52,6 +59,16 @@ def row_chunks(X: Any) -> Any:
 def delayed_chunks(X: Any) -> list[Any]:
     """The chunks of a Dask array of whole rows, each a Delayed."""
     return [chunk[0] for chunk in X.to_delayed()]
+
+
+def column_parts(X: Any) -> list[Any]:
+    """The partitions of a column of texts, each a Delayed; ValueError for what is no column."""
+    if isinstance(X, Delayed) or is_frame(X) or getattr(X, "ndim", 1) != 1:
+        raise ValueError(
+            f"the documents are a Dask {type(X).__name__}; give a Dask bag, a column of a Dask DataFrame, or a Dask "
+            "array of one dimension"
+        )
+    return delayed_parts(X)
 
 
 def delayed_parts(X: Any) -> list[Any]:

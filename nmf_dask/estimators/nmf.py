@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -183,8 +185,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             from nmf_dask.estimators.on_dask import chunks_of
 
             X = chunks_of(X)
-        for batch in X if are_blocks(X) or hasattr(X, "__next__") else [X]:
-            self._partial_fit(validated(self, batch, reset=not hasattr(self, "components_")), H)
+        several = are_blocks(X) or hasattr(X, "__next__")
+        for batch in X if several else [X]:
+            if not several or np.shape(batch)[0]:
+                self._partial_fit(validated(self, batch, reset=not hasattr(self, "components_")), H)
         return self
 
     def _partial_fit(self, X: Rows, H: Any) -> None:
@@ -223,13 +227,12 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. Please add small values to X, or "
                 "use a positive beta_loss."
             )
-        dense = Dense(X.blocks, self._beta, self._penalties(X.shape), self.solver)
-        fit = dense.fit(W, H, float(self.tol), int(self.max_iter), rng if self.shuffle else None)
-        err = float(np.sqrt(2 * dense.divergence(fit.W, fit.H)))
+        tol, max_iter = float(self.tol), int(self.max_iter)
+        with Dense(X.blocks, self._beta, self._penalties(X.shape), self.solver, threads()) as dense:
+            fit = dense.fit(W, H, tol, max_iter, rng if self.shuffle else None)
+            err = float(np.sqrt(2 * dense.divergence(fit.W, fit.H)))
         self._ended(fit.H, fit.n_iter, err, "tol" if fit.converged else "max_iter")
-        return (
-            dense.weights(fit.H, float(self.tol), int(self.max_iter)) if wanted and self._beta == 2 else fit.W
-        )
+        return dense.weights(fit.H, tol, max_iter) if wanted and self._beta == 2 else fit.W
 
     def _fit_sparse(self, X: Rows, k: int, W: Any, H: Any) -> None:
         init = self._init(X.shape, k)
@@ -271,10 +274,11 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if beta == 2:
             return exact_weights(X.blocks, H, self._penalties(X.shape), threads()).astype(X.dtype, copy=False)
         if beta == 1:
-            model = self.model_settings(len(H), "random")
+            model = self.model_settings(len(H), "random", seed=0)  # nothing is drawn
             return fold(X.csr(), H, model).astype(X.dtype)
-        dense = Dense(X.as_dense().blocks, float(beta), self._penalties(X.shape), self.solver)
-        return dense.weights(H.astype(X.dtype, copy=False), float(self.tol), int(self.max_iter))
+        X = X.as_dense()
+        with Dense(X.blocks, float(beta), self._penalties(X.shape), self.solver, threads()) as dense:
+            return dense.weights(H.astype(X.dtype, copy=False), float(self.tol), int(self.max_iter))
 
     def _resolved(self, shape: tuple[float, int], W: Any, H: Any) -> int:
         """How many components, by the parameters and by what is given to start with."""
@@ -355,21 +359,38 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             m * self.alpha_W * l1, m * self.alpha_W * l2, float(n * alpha_H * l1), float(n * alpha_H * l2)
         )
 
-    def model_settings(self, k: int, init: str) -> ModelSettings:
+    def model_settings(self, k: int, init: str, seed: int | None = None) -> ModelSettings:
         """These parameters as the engine takes them."""
-        seed = self.random_state
+        seed = self.random_state if seed is None else seed
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31 - 1)
         beta = BETA[self.beta_loss] if isinstance(self.beta_loss, str) else float(self.beta_loss)
-        return ModelSettings(
-            n_components=int(k),
-            beta_loss=NAMES[beta],  # type: ignore[arg-type]
-            solver=self.solver,  # type: ignore[arg-type]
-            init="random" if init in {"custom", "nndsvdar"} else init,  # type: ignore[arg-type]
-            max_iter=int(self.max_iter),
-            tol=float(self.tol),
-            alpha_W=float(self.alpha_W),
-            alpha_H="same" if self.alpha_H == "same" else float(self.alpha_H),
-            l1_ratio=float(self.l1_ratio),
-            random_state=int(seed),
+        return ModelSettings.of(
+            {
+                "n_components": int(k),
+                "beta_loss": NAMES[beta],
+                "solver": self.solver,
+                "init": "random" if init in {"custom", "nndsvdar"} else init,
+                "max_iter": int(self.max_iter),
+                "tol": float(self.tol),
+                "alpha_W": float(self.alpha_W),
+                "alpha_H": "same" if self.alpha_H == "same" else float(self.alpha_H),
+                "l1_ratio": float(self.l1_ratio),
+                "random_state": int(seed),
+            }
         )
+
+
+def _left_lazy(wrapped: Callable[..., Any]) -> Callable[..., Any]:
+    """A method without scikit-learn's `set_output` where X is of Dask's: a data frame would hold all of W."""
+    plain = wrapped.__wrapped__  # type: ignore[attr-defined]
+
+    @functools.wraps(wrapped)
+    def method(self: NMF, X: Any, *args: Any, **named: Any) -> Any:
+        return (plain if is_dask(X) else wrapped)(self, X, *args, **named)
+
+    return method
+
+
+NMF.transform = _left_lazy(NMF.transform)  # type: ignore[method-assign]
+NMF.fit_transform = _left_lazy(NMF.fit_transform)  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ within chunks, and what is left of the fit is H.
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections.abc import Iterator
@@ -17,16 +18,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
 from threadpoolctl import threadpool_limits
 
 from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings, machine_bytes
-from nmf_dask.estimators.engine import EngineFit, threads
-from nmf_dask.estimators.rows import Rows
+from nmf_dask.estimators.engine import EngineFit, shuffled, threads
+from nmf_dask.estimators.rows import Rows, as_scipy, checked_factor
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
+from nmf_dask.kernels.matrices import Csr
 from nmf_dask.schedule import (
     SAMPLE_NONZEROS,
     SAMPLE_PASSES,
@@ -55,10 +57,11 @@ class Facts(NamedTuple):
 
 
 class Started(NamedTuple):
-    """An H to begin with (m, kp), or how many topics to find one for."""
+    """An H to begin with (k, m), or how many topics to find one for, and by which `init` (None: whichever fits)."""
 
     model: ModelSettings
-    H: Array | None
+    H: Array | None = None
+    init: str | None = None
 
 
 def fit_chunks(estimator: NMF, X: Any, W: Any, H: Any) -> EngineFit:
@@ -75,44 +78,48 @@ def fit_chunks(estimator: NMF, X: Any, W: Any, H: Any) -> EngineFit:
         raise ValueError('of a Dask array init="custom" starts from H, and from H alone: give H, and no W')
     if init == "nndsvdar":
         raise ValueError('init="nndsvdar" is not there for Dask arrays; take "nndsvda"')
-    start = Started(estimator.model_settings(k, init), None if H is None else np.asarray(H))
-    if start.H is not None and start.H.shape != (k, shape[1]):
-        raise ValueError(f"H has shape {start.H.shape}; X and n_components ask for {(k, shape[1])}")
+    if H is not None:
+        H = checked_factor(np.asarray(H), (k, shape[1]), "H")
+    start = Started(estimator.model_settings(k, init), H, estimator.init)
     chunks, tasks = delayed_chunks(X), current_tasks()
-    fit = _staged_fit(chunks, start) if tasks is None else _fit_by_workers(tasks, chunks, start)
+    m = int(shape[1])
+    fit = _staged_fit(chunks, m, start) if tasks is None else _fit_by_workers(tasks, chunks, m, start)
     return fit._replace(H=fit.H.astype(_dtype(X)))
 
 
 def lazy_weights(estimator: NMF, X: Any) -> Any:
-    """A Dask array of W, chunk by chunk."""
+    """A Dask array of W, chunk by chunk, under H as it is now, whatever becomes of the estimator."""
     from nmf_dask.distributed.collections import mapped_rows
 
     X = _of_rows(estimator, X, reset=False)
-    dtype = _dtype(X)
-    return mapped_rows(X, _chunk_weights, estimator, len(estimator.components_), dtype)
+    fitted = copy.copy(estimator)
+    fitted.components_ = estimator.components_.copy()
+    fitted.__dict__.pop("_history", None)
+    return mapped_rows(X, _chunk_weights, fitted, len(fitted.components_), _dtype(X))
 
 
 def chunks_of(X: Any) -> Iterator[Any]:
-    """The chunks of a Dask array in turn, one in memory at a time."""
-    from nmf_dask.distributed.collections import delayed_chunks, one_by_one, row_chunks
+    """The chunks that have rows, one in memory at a time; of a Dask DataFrame its partitions, with their names."""
+    from nmf_dask.distributed.collections import (
+        delayed_chunks,
+        delayed_parts,
+        is_frame,
+        one_by_one,
+        row_chunks,
+    )
 
-    return one_by_one(delayed_chunks(row_chunks(X)))
+    parts = delayed_parts(X) if is_frame(X) else delayed_chunks(row_chunks(X))
+    return (part for part in one_by_one(parts) if part.shape[0])
 
 
 def _of_rows(estimator: NMF, X: Any, *, reset: bool) -> Any:
-    from nmf_dask.distributed.collections import row_chunks
+    """X as a Dask array of whole rows, its width and names checked, or kept where `reset`."""
+    from nmf_dask.distributed.collections import is_frame, row_chunks
 
-    names = np.asarray(X.columns, object) if hasattr(X, "columns") else None
+    names = X._meta if is_frame(X) else None  # an empty pandas frame
     X = row_chunks(X)
-    m = int(X.shape[1])
-    if reset:
-        estimator.n_features_in_ = m
-        if names is not None and all(isinstance(name, str) for name in names):
-            estimator.feature_names_in_ = names
-    elif m != estimator.n_features_in_:
-        raise ValueError(
-            f"X has {m} features, but NMF is expecting {estimator.n_features_in_} features as input"
-        )
+    like = np.empty((0, X.shape[1])) if names is None else names
+    validate_data(estimator, like, reset=reset, skip_check_array=True)
     return X
 
 
@@ -120,31 +127,36 @@ def _dtype(X: Any) -> Any:
     return np.float32 if X.dtype == np.float32 else np.float64
 
 
-def _checked(chunk: Any) -> Any:
-    """A chunk as CSR or NumPy; ValueError for what no factorization takes."""
-    if hasattr(chunk, "to_scipy_sparse"):  # of the package sparse
-        chunk = chunk.to_scipy_sparse()
+def _checked(chunk: Any, m: int) -> Any:
+    """A chunk as CSR or NumPy; ValueError for what no factorization takes, and for another width than X told of."""
+    chunk = as_scipy(chunk)
     types: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
-    return check_array(chunk, ensure_non_negative=True, ensure_min_samples=0, input_name="X", **types)
+    negative = chunk.shape[0] > 0  # what is empty has no smallest entry
+    chunk = check_array(
+        chunk, ensure_non_negative=negative, ensure_min_samples=0, input_name="X", estimator="NMF", **types
+    )
+    if chunk.shape[1] != m:
+        raise ValueError(
+            f"a chunk of X has {chunk.shape[1]} columns, and X says that it has {m}: give from_delayed or map_blocks "
+            "the shape that chunks have"
+        )
+    return chunk
 
 
 def _chunk_weights(chunk: Any, estimator: NMF) -> Array:
     """A task: W of one chunk."""
+    k, m = estimator.components_.shape
     if not chunk.shape[0]:
-        return np.empty((0, len(estimator.components_)), _dtype(chunk))
-    X = _checked(chunk)
+        return np.empty((0, k), _dtype(chunk))
+    X = _checked(chunk, m)
     return estimator._weights(Rows((X,), X.shape, X.dtype))
 
 
-def _block_of(chunk: Any, number: int, seed: int) -> Csr:
+def _block_of(chunk: Any, number: int, seed: int, m: int) -> Csr:
     """A task: a chunk as the engine takes it, its rows shuffled: any share of them is a random sample."""
-    X = _checked(chunk)
+    X = _checked(chunk, m)
     order = np.random.default_rng([seed, 4, number]).permutation(X.shape[0])
-    with np.errstate(over="ignore"):
-        block = frozen(from_scipy(X[order]))
-    if not np.isfinite(block.data).all():
-        raise ValueError("X holds values beyond float32; scale it first")
-    return block
+    return shuffled(X, order)
 
 
 def _facts(block: Csr) -> Facts:
@@ -164,6 +176,10 @@ class Problem(NamedTuple):
         n, nnz = sum(one.n_rows for one in facts), sum(one.nnz for one in facts)
         if n == 0:
             raise ValueError("X has no rows; a matrix (n, m) of one row at least is asked for")
+        if (start.init or "").startswith("nndsvd") and n < start.model.n_components:
+            raise ValueError(
+                f"init = '{start.init}' can only be used when n_components <= min(n_samples, n_features)"
+            )
         return cls(tuple(facts), Sizes(n, m, nnz, start.model.n_components), start)
 
     @property
@@ -219,33 +235,31 @@ def _told(state: FitState, k: int) -> EngineFit:
     return EngineFit(H, len(state.rows), state.stop_reason or "", last)
 
 
-def _staged_fit(chunks: list[Any], start: Started) -> EngineFit:
+def _staged_fit(chunks: list[Any], m: int, start: Started) -> EngineFit:
     """Without a client: this process does everything, a block in memory at a time and thread."""
     from nmf_dask.distributed.collections import each_part, one_by_one, scratch_folder
 
     with tempfile.TemporaryDirectory(prefix="nmf-dask-", dir=scratch_folder()) as scratch:
         folder = Folder(scratch)
         files = tuple(folder / f"part-{i:05d}.arrow" for i in range(len(chunks)))
-        stage = partial(_staged, files=files, seed=start.model.random_state)
-        facts = list(one_by_one(each_part(stage, chunks)))
-        problem = Problem.of([fact for fact, _ in facts], facts[0][1], start)
+        stage = partial(_staged, files=files, seed=start.model.random_state, m=m)
+        problem = Problem.of(list(one_by_one(each_part(stage, chunks))), m, start)
         staged = StagedBlocks(files, int(machine_bytes() * CACHE_SHARE))
         with threadpool_limits(1, user_api="blas"):
             return problem.solved(staged, threads())
 
 
-def _staged(chunk: Any, number: int, files: tuple[Folder, ...], seed: int) -> tuple[Facts, int]:
-    block = _block_of(chunk, number, seed)
+def _staged(chunk: Any, number: int, files: tuple[Folder, ...], seed: int, m: int) -> Facts:
+    block = _block_of(chunk, number, seed, m)
     write_block(files[number], block)
-    return _facts(block), block.n_columns
+    return _facts(block)
 
 
-def _fit_by_workers(tasks: Any, chunks: list[Any], start: Started) -> EngineFit:
+def _fit_by_workers(tasks: Any, chunks: list[Any], m: int, start: Started) -> EngineFit:
     from nmf_dask.distributed.collections import each_part, persisted
 
-    blocks = persisted(tasks, each_part(_block_of, chunks, start.model.random_state))
+    blocks = persisted(tasks, each_part(_block_of, chunks, start.model.random_state, m))
     facts = [tasks.fetch(one) for one in tasks.map("facts", _facts, blocks)]
-    m = tasks.fetch(tasks.call("columns", _columns, blocks[0]))
     problem = Problem.of(facts, m, start)
     if fits_one_task(problem.sizes) or (is_plain(start.model) and start.H is None):
         fit: EngineFit = tasks.fetch(tasks.call("fit", _fit_task, problem, blocks, tasks.threads))
@@ -253,10 +267,6 @@ def _fit_by_workers(tasks: Any, chunks: list[Any], start: Started) -> EngineFit:
     state = _spread(tasks, problem, blocks)
     outcome = tasks.fetch(state.outcome)
     return _told(replace(state, outcome=outcome), problem.sizes.n_components)
-
-
-def _columns(block: Csr) -> int:
-    return block.n_columns
 
 
 def _fit_task(problem: Problem, blocks: list[Csr], n_threads: int) -> EngineFit:
@@ -298,6 +308,6 @@ def _outcome_of(fit: Fit, HT: Array) -> Outcome:
 def _sample_task(problem: Problem, heads: list[Csr], n_threads: int) -> Outcome:
     """A task: H of the sample."""
     model = problem.start.model.model_copy(update={"max_iter": SAMPLE_PASSES, "tol": 0.0})
-    sample = Problem.of([_facts(head) for head in heads], problem.sizes.n_features, Started(model, None))
+    sample = Problem.of([_facts(head) for head in heads], problem.sizes.n_features, Started(model))
     H = sample.solved(list(heads).__getitem__, n_threads).H
     return _outcome_of(problem.fit, pad_H(H))

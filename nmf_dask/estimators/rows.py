@@ -39,7 +39,10 @@ class Rows(NamedTuple):
     @property
     def total(self) -> float:
         """The sum of all entries."""
-        return sum(float(X.sum(dtype=np.float64)) for X in self.blocks)
+        entries = (
+            X.data if sparse.issparse(X) else X for X in self.blocks
+        )  # SciPy's own sum sorts what it is given
+        return sum(float(one.sum(dtype=np.float64)) for one in entries)
 
     def as_dense(self) -> Rows:
         """The same with every block a NumPy array."""
@@ -65,6 +68,11 @@ def are_blocks(X: Any) -> bool:
     return isinstance(X, list | tuple) and bool(X) and all(_is_matrix(one) for one in X)
 
 
+def as_scipy(X: Any) -> Any:
+    """A matrix of the package sparse (COO, GCXS) as SciPy's; everything else as it is."""
+    return X.to_scipy_sparse() if hasattr(X, "to_scipy_sparse") else X
+
+
 def _is_matrix(X: Any) -> bool:
     return getattr(X, "ndim", 0) == 2 and hasattr(X, "shape")
 
@@ -72,14 +80,17 @@ def _is_matrix(X: Any) -> bool:
 def validated(estimator: Any, X: Any, *, reset: bool) -> Rows:
     """X checked as scikit-learn checks it: finite, not negative, of the width that was fitted.
 
-    An array-like, a SciPy sparse matrix or array, a data frame, or a list of such row blocks.
+    An array-like, a SciPy sparse matrix or array (or one of the package sparse), a data frame, or a list of such row
+    blocks, of which some may have no rows.
     """
     types: dict[str, Any] = {"accept_sparse": ("csr", "csc"), "dtype": [np.float64, np.float32]}
-    given: Sequence[Any] = X if are_blocks(X) else [X]
+    given: Sequence[Any] = [X]
+    if are_blocks(X):
+        given = [block for block in X if block.shape[0]] or X[:1]
     blocks = []
     for number, block in enumerate(given):
         checked = validate_data(
-            estimator, block, reset=reset and number == 0, ensure_non_negative=True, **types
+            estimator, as_scipy(block), reset=reset and number == 0, ensure_non_negative=True, **types
         )
         blocks.append(checked.tocsr() if sparse.issparse(checked) else checked)
     dtype = np.result_type(*blocks)
@@ -98,4 +109,4 @@ def checked_factor(A: Any, shape: tuple[int, int], whom: str) -> NDArray[Any]:
             )
     if not A.any():
         raise ValueError(f"Array passed to NMF (input {whom}) is full of zeros.")
-    return np.array(A)
+    return np.array(A, order="C")

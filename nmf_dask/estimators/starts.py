@@ -30,7 +30,7 @@ def started(X: Rows, k: int, init: str, rng: np.random.RandomState) -> tuple[Arr
         A[small] = mean if init == "nndsvda" else 0.0
         if init == "nndsvdar":
             A[small] = np.abs(mean * rng.standard_normal(int(small.sum())) / 100)
-    return W.astype(X.dtype), H.astype(X.dtype)
+    return W.astype(X.dtype, order="C"), H.astype(X.dtype, order="C")
 
 
 def _whole(X: Rows) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import warnings
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +105,7 @@ use_idf, smooth_idf, sublinear_tf
     def fit(self, raw_documents: Any, y: Any = None) -> Self:
         """Choose the columns, and learn their idf. ValueError where no term is left, or for what holds no strings."""
         settings = self.settings()
+        self._type(warned=True)
         if is_dask(raw_documents):
             return self._fitted(self._dask_table(raw_documents, settings), settings)
         self._counted(raw_documents, settings)
@@ -113,6 +116,7 @@ use_idf, smooth_idf, sublinear_tf
         if is_dask(raw_documents):
             return self.fit(raw_documents).transform(raw_documents)
         settings = self.settings()
+        self._type(warned=True)
         parts = self._counted(raw_documents, settings)
         return self._stacked(_in_threads(lambda counts: self._weighed(counts, settings), parts))
 
@@ -121,9 +125,10 @@ use_idf, smooth_idf, sublinear_tf
         settings = self.settings()
         check_is_fitted(self, "_vocabulary")
         if is_dask(raw_documents):
-            from nmf_dask.distributed.collections import delayed_parts, each_part, from_parts
+            from nmf_dask.distributed.collections import column_parts, each_part, from_parts
 
-            parts = each_part(_part_matrix, delayed_parts(raw_documents), self)
+            # As it is now: what is lazy is not to follow a fit that comes later.
+            parts = each_part(_part_matrix, column_parts(raw_documents), copy.copy(self))
             return from_parts(parts, len(self._vocabulary), self._stacked([]))
 
         def one(texts: Any) -> Any:
@@ -157,19 +162,29 @@ use_idf, smooth_idf, sublinear_tf
 
     def settings(self) -> VectorizerSettings:
         """These parameters, validated; a ValueError names the one that cannot be."""
-        given = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in self.get_params(deep=False).items()
-            if name != "dtype"
-        }
-        if isinstance(given["stop_words"], list | set | frozenset):
-            given["stop_words"] = tuple(given["stop_words"])
-        given["ngram_range"] = shortest, longest = tuple(given["ngram_range"])
-        if shortest > longest:
-            raise ValueError(
-                f"Invalid value for ngram_range={(shortest, longest)} lower boundary larger than the upper boundary."
+        given = self.get_params(deep=False)
+        del given["dtype"]
+        words = given["stop_words"]
+        if words is not None and not isinstance(words, str) and hasattr(words, "__iter__"):
+            given["stop_words"] = tuple(map(_plain, words))
+        if isinstance(given["ngram_range"], list | tuple) and len(given["ngram_range"]) == 2:
+            given["ngram_range"] = shortest, longest = tuple(map(_plain, given["ngram_range"]))
+            if shortest > longest:
+                told = f"Invalid value for ngram_range={(shortest, longest)}"
+                raise ValueError(f"{told} lower boundary larger than the upper boundary.")
+        return VectorizerSettings.of({name: _plain(value) for name, value in given.items()})
+
+    def _type(self, warned: bool = False) -> Any:
+        if np.dtype(self.dtype) in (np.float32, np.float64):
+            return self.dtype
+        if warned:  # in scikit-learn's words
+            warnings.warn(
+                f"Only np.float32 and np.float64 'dtype' should be used. {self.dtype} 'dtype' will be converted to "
+                "np.float64.",
+                UserWarning,
+                stacklevel=3,
             )
-        return VectorizerSettings.model_validate(given)
+        return np.float64
 
     def _counted(self, documents: Any, settings: VectorizerSettings) -> list[Counts]:
         parts = _in_threads(lambda texts: _count(texts, settings), _slices(_as_arrow(documents)))
@@ -177,24 +192,29 @@ use_idf, smooth_idf, sublinear_tf
         return parts
 
     def _dask_table(self, documents: Any, settings: VectorizerSettings) -> TermTable:
-        from nmf_dask.distributed.collections import delayed_parts, each_part, merged
+        from nmf_dask.distributed.collections import column_parts, each_part, merged
 
-        table: TermTable = merged(each_part(_part_table, delayed_parts(documents), settings), merge)
+        table: TermTable = merged(each_part(_part_table, column_parts(documents), settings), merge)
         return table
 
     def _fitted(self, table: TermTable, settings: VectorizerSettings) -> Self:
+        if not len(table.buckets):
+            raise ValueError(
+                f"empty vocabulary: none of {table.n_documents:,} documents holds a term; perhaps they are empty, or "
+                "hold only stop words, or nothing that token_pattern takes for one"
+            )
         try:
             self._vocabulary: Vocabulary = select(table, settings)
         except NmfDaskError as error:
-            raise ValueError(str(error)) from error
+            _refuse(error)
         return self
 
     def _weighed(self, counts: Counts, settings: VectorizerSettings) -> Any:
-        return to_scipy(weigh(counts, self._vocabulary, settings)).astype(self.dtype, copy=False)
+        return to_scipy(weigh(counts, self._vocabulary, settings)).astype(self._type(), copy=False)
 
     def _stacked(self, matrices: list[Any]) -> Any:
         if not matrices:
-            return sparse.csr_matrix((0, len(self._vocabulary)), dtype=self.dtype)
+            return sparse.csr_matrix((0, len(self._vocabulary)), dtype=self._type())
         return sparse.csr_matrix(matrices[0] if len(matrices) == 1 else sparse.vstack(matrices, format="csr"))
 
 
@@ -223,15 +243,23 @@ def _count(texts: Any, settings: VectorizerSettings) -> Counts:
     try:
         return count_texts(texts, settings)
     except NmfDaskError as error:
-        raise ValueError(str(error)) from error
+        _refuse(error)
+
+
+def _refuse(error: NmfDaskError) -> NoReturn:
+    """What a job says of its settings, as of parameters."""
+    raise ValueError(str(error).replace("vectorizer.", "")) from error
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _as_arrow(documents: Any) -> Any:
-    """A column of any home as an Arrow array; ValueError for one string, and for what holds other things."""
-    if isinstance(documents, str | bytes):
-        raise ValueError("Iterable over raw text documents expected, string object received.")
+    """A column of any home as an Arrow array; ValueError for what is no column, and for what holds no strings."""
     if isinstance(documents, pa.Array | pa.ChunkedArray):
         return documents
+    _check_column(documents)
     if hasattr(documents, "to_arrow"):  # Polars
         return documents.to_arrow()
     try:
@@ -239,7 +267,9 @@ def _as_arrow(documents: Any) -> Any:
         if hasattr(documents, "to_numpy") and hasattr(documents, "dtype"):  # pandas, where a null is NaN too
             return pa.Array.from_pandas(documents)
         return pa.array(list(documents), pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as error:
+    except UnicodeEncodeError:  # halves of surrogate pairs, which are no text
+        return pa.array(map(_encodable, documents), pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         if any(isinstance(one, float) and one != one for one in documents):
             raise ValueError(
                 "np.nan is an invalid document, expected byte or unicode string. Give None for an empty one."
@@ -247,3 +277,21 @@ def _as_arrow(documents: Any) -> Any:
         raise ValueError(
             f"not every document is a string ({error}); give strings, or None for an empty document"
         ) from error
+
+
+def _check_column(documents: Any) -> None:
+    """ValueError for what is no column of strings, or several."""
+    kind = type(documents)
+    if isinstance(documents, str | bytes):
+        raise ValueError("Iterable over raw text documents expected, string object received.")
+    if isinstance(documents, Mapping) or hasattr(kind, "columns") or getattr(documents, "ndim", 1) != 1:
+        raise ValueError(
+            f"one column of strings is expected, and the documents are a {kind.__name__}: give one of its columns, or "
+            "a list of strings"
+        )
+    if not hasattr(documents, "__iter__"):
+        raise ValueError(f"Iterable over raw text documents expected, {kind.__name__} object received.")
+
+
+def _encodable(document: Any) -> Any:
+    return document.encode(errors="replace").decode() if isinstance(document, str) else document

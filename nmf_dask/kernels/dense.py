@@ -35,35 +35,36 @@ def sweep_rows(W: Any, C: Any, G: Any, l1: Any, l2: Any, order: NDArray[np.int64
     assert G.shape == (k, k)
     assert order.size == k
     tile, linear, g = np.zeros((k, TILE), W.dtype), np.zeros((k, TILE), W.dtype), np.zeros(TILE, W.dtype)
-    violation = 0.0
+    # A sum a lane, and the smaller of two by comparison: this is what the compiler makes vectors of.
+    violated, zero, violation = np.zeros(TILE, W.dtype), l1 - l1, 0.0
     for first in range(0, n, TILE):
         height = min(TILE, n - first)
-        for i in range(height):
-            for t in range(k):
-                tile[t, i] = W[first + i, t]
-                linear[t, i] = l1 - C[first + i, t]
+        tile[:, :height] = W[first : first + height].T
+        linear[:, :height] = C[first : first + height].T
         for sweep in range(sweeps):
             for s in range(k):
                 t = order[s]
-                _gradient(tile, linear, G, l2, t, g)
+                _gradient(tile, linear, G, l1, l2, t, g)
                 if sweep == 0:
-                    for i in range(height):
-                        violation += abs(g[i]) if tile[t, i] > 0 else max(-g[i], 0 * g[i])
+                    for i in range(TILE):
+                        violated[i] += abs(g[i]) if tile[t, i] > zero or g[i] < zero else zero
                 diagonal = G[t, t] + l2
                 if diagonal > 0:
                     for i in range(TILE):
-                        tile[t, i] = max(tile[t, i] - g[i] / diagonal, 0 * g[i])
+                        w = tile[t, i] - g[i] / diagonal
+                        tile[t, i] = zero if w < zero else w
+        W[first : first + height] = tile[:, :height].T
         for i in range(height):
-            for t in range(k):
-                W[first + i, t] = tile[t, i]
+            violation += violated[i]
+        violated[:] = zero
     return violation
 
 
 @compiled
-def _gradient(tile: Any, linear: Any, G: Any, l2: Any, t: int, g: Any) -> None:
+def _gradient(tile: Any, linear: Any, G: Any, l1: Any, l2: Any, t: int, g: Any) -> None:
     k = G.shape[0]
     for i in range(TILE):
-        g[i] = linear[t, i] + l2 * tile[t, i]
+        g[i] = (l1 - linear[t, i]) + l2 * tile[t, i]
     r = 0
     # Four at a time: g is loaded and stored once for four rows of the tile.
     while r + 4 <= k:

@@ -89,21 +89,28 @@ def to_scipy(X: Csr) -> csr_array:
     """Give X as a SciPy array (n, m) that shares its memory where SciPy allows it."""
     from scipy.sparse import csr_array
 
-    matrix = csr_array((X.data, X.indices, X.indptr), shape=(X.n_rows, X.n_columns))
+    # Of one kind: SciPy would copy the indices to int64, which much of scikit-learn refuses.
+    indptr = X.indptr.astype(np.int32) if X.nnz <= np.iinfo(np.int32).max else X.indptr
+    matrix = csr_array((X.data, X.indices, indptr), shape=(X.n_rows, X.n_columns))
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix
 
 
-def from_scipy(matrix: Any) -> Csr:
-    """Copy any SciPy sparse matrix or dense array (n, m), with sorted rows and duplicates summed."""
+def from_scipy(matrix: Any, order: NDArray[np.int64] | None = None) -> Csr:
+    """Copy any SciPy sparse matrix or dense array (n, m), with sorted rows, in `order`, and duplicates summed."""
     from scipy.sparse import csr_array
 
-    rows = csr_array(matrix, copy=True)
-    rows.sum_duplicates()
+    rows, copied = csr_array(matrix), order is not None
+    if order is not None:  # of the smaller type: this is the copy
+        data = rows.data.astype(np.float32, copy=False)
+        rows = csr_array((data, rows.indices, rows.indptr), shape=rows.shape)[order]
+    if not rows.has_canonical_format:
+        rows, copied = rows if copied else rows.copy(), True
+        rows.sum_duplicates()
     return Csr(
         rows.indptr.astype(np.int64),
-        rows.indices.astype(np.int32),
-        rows.data.astype(np.float32),
+        rows.indices.astype(np.int32, copy=not copied),
+        rows.data.astype(np.float32, copy=not copied),
         int(rows.shape[1]),
     )
