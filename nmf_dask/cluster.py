@@ -50,6 +50,7 @@ SHORT_LOGS = {
 READY_SECONDS = 30  # for workers to be ready: they import what the job needs, and one may hang
 # After which a nanny starts another: Dask looks as often, so that it takes twice as long at most. Its own is 5 minutes.
 OWN_WORKER_SILENT = "2 minutes"
+NURSED_SECONDS = 10.0  # for nannies to start workers again: nobody need hear of that
 ASK_SECONDS = 10  # for an answer of all workers that the job can do without: one of them may hang
 
 
@@ -64,7 +65,7 @@ class Cluster:
     workers_timeout: float = 300.0  # seconds to go on without any worker
     _lost: set[str] = field(default_factory=set)
     _there: set[str] = field(default_factory=set)
-    _alarm: threading.Timer | None = None
+    _back: threading.Event | None = None  # where no worker is there: set when one is
     _observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
@@ -84,16 +85,29 @@ class Cluster:
                 self._lost.add(told["worker"])
         if action in ("add-worker", "remove-worker"):
             self._observer.workers(len(self._there), len(self._lost))
-        if self._there and self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        elif not self._there and self._alarm is None:
-            self._alarm = threading.Timer(self.workers_timeout, self._give_up)
-            self._alarm.daemon = True
-            self._alarm.start()
+        if self._there and self._back is not None:
+            self._back.set()
+            self._back = None
+        elif not self._there and self._back is None:
+            self._back = threading.Event()
+            threading.Thread(target=self._wait, args=[self._back], name="nmf-dask-wait", daemon=True).start()
 
-    def _give_up(self) -> None:
-        """No worker came back: what waits for results is told so, by way of a client that is closed."""
+    def _wait(self, back: threading.Event) -> None:
+        """A thread: say that no worker is there, where that lasts, and give up in the end.
+
+        What waits for results is told so by way of a client that is closed.
+        """
+        first = min(NURSED_SECONDS, self.workers_timeout)
+        if back.wait(first):
+            return
+        if left := self.workers_timeout - first:
+            self._observer.warn(
+                f"no worker is there any more; waiting for another {left:.0f} s at most (--workers-timeout)"
+            )
+            if back.wait(left):
+                if self._there:  # it is not the end of the job
+                    self._observer.inform("a worker is there again; going on")
+                return
         self.tasks.why_lost = (
             f"the last worker went, and no other came within {self.workers_timeout:.0f} s (--workers-timeout)"
         )
@@ -102,8 +116,8 @@ class Cluster:
 
     def close(self) -> None:
         """Hear of no worker any more."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._back is not None:
+            self._back.set()
         # It is closed already where no worker came back.
         with suppress(OSError, ValueError, ClosedClientError):
             self.client.unsubscribe_topic("all")

@@ -1,14 +1,22 @@
 """Workers that never come or are all gone, a scheduler that dies: exit 75 in time, and the same command goes on."""
 
 import os
+import re
 import signal
+import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
+import nmf_dask.cluster
 from nmf_dask import TopicModel
+from nmf_dask.cluster import Cluster
+from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import InputDataError
+from nmf_dask.observer import Observer
 from tests.dask_processes import dask_cluster
 from tests.faulty_command import Driver, checkpoints, slow_pass
 from tests.small_corpora import files_of, generated_texts, run_command, write_corpus
@@ -66,10 +74,72 @@ def test_all_workers_die_for_good(tmp_path, corpus):
         assert driver.process.returncode == 75, log
         assert time.monotonic() - begun_at < 60
     assert "no other came within 3 s (--workers-timeout)" in log
+    assert "was done again" not in log
     assert "run the same command again" in log
     assert "Traceback" not in log
     assert checkpoints(tmp_path / "m") == ["pass-00004"]
     assert "going on from checkpoint pass-00004" in Driver("many", *arguments).done()
+
+
+class NoClient:
+    """Of a cluster with one worker, of which a test tells."""
+
+    def __init__(self) -> None:
+        self.hear: Any = None
+        self.closed = threading.Event()
+
+    def subscribe_topic(self, topic: str, handler: Any) -> None:
+        self.hear = handler
+
+    def unsubscribe_topic(self, topic: str) -> None:
+        pass
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {"a": {"nthreads": 1}}}
+
+    def close(self, timeout: float) -> None:
+        self.closed.set()
+
+
+class Words(Observer):
+    def __init__(self) -> None:
+        self.said: SimpleQueue[str] = SimpleQueue()
+
+    def warn(self, message, **fields):
+        self.said.put(message)
+
+    inform = warn
+
+
+@pytest.mark.parametrize("ending", ["another comes", "the job ends", "nobody comes"])
+def test_a_job_without_workers_says_what_it_waits_for(monkeypatch, ending):
+    """Catches minutes of silence, words of nannies that do their work, and a job that is given up with workers."""
+    monkeypatch.setattr(nmf_dask.cluster, "NURSED_SECONDS", 0.2)
+    client, words = NoClient(), Words()
+    seconds = 1.2 if ending == "nobody comes" else 60.0
+    cluster = Cluster(client, DaskTasks(client, 1), 0, None, workers_timeout=seconds)  # type: ignore[arg-type]
+    cluster.introduce(words)
+
+    def tell(action: str, worker: str) -> None:
+        client.hear((0.0, {"action": action, "worker": worker}))
+
+    tell("remove-worker", "a")
+    tell("add-worker", "b")  # by a nanny, at once
+    tell("remove-worker", "b")
+    said = words.said.get(timeout=10)
+    assert re.fullmatch(
+        r"no worker is there any more; waiting for another \d+ s at most \(--workers-timeout\)", said
+    )
+    if ending == "another comes":
+        tell("add-worker", "c")
+        assert words.said.get(timeout=10) == "a worker is there again; going on"
+        assert not client.closed.wait(0.5)
+    elif ending == "nobody comes":
+        assert client.closed.wait(10)
+        assert "no other came within 1 s" in (cluster.tasks.why_lost or "")
+    cluster.close()
+    assert ending == "nobody comes" or not client.closed.wait(0.5)
+    assert words.said.empty()
 
 
 @pytest.mark.slow

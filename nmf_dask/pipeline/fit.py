@@ -207,8 +207,8 @@ class Job:
             self.deadline.met()
             peak_memory = cluster.peak_memory()
         finally:
-            self.account.tell(workers_lost=cluster.lost())
-        self.account.tell(peak_memory=peak_memory)
+            self.account.told["workers_lost"] = cluster.lost()
+        self.account.tell(peak_memory=peak_memory, workers_lost=cluster.lost())
 
     def _warn_of_paused(self, cluster: Cluster) -> None:
         """Own workers are told not to pause for what they are themselves; others are as whoever started them says."""
