@@ -28,14 +28,12 @@ from nmf_dask.distributed import DaskTasks, forget_names
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss, shrink
-from nmf_dask.tasks import beyond_itself
+from nmf_dask.tasks import held_bytes
 
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
 FORGET_MILLISECONDS = 10_000
-# Of what a worker may use beyond itself, for results that it keeps: tasks need more of little than of much.
-HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
 REPORT_SECONDS = 20
@@ -150,10 +148,13 @@ class Cluster:
 
 
 @contextmanager
-def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[Cluster]:
+def connected(
+    settings: ClusterSettings, report: str | None = None, spill: str | None = None
+) -> Iterator[Cluster]:
     """The cluster that settings name, with at least one worker, for the length of a `with`.
 
-    `report` is the path of a file for Dask's performance report of that time, written however it ends. Raises
+    `report` is the path of a file for Dask's performance report of that time, written however it ends. `spill` is a
+    local folder in which own workers put results that are not to stay in memory (None: Dask's own). Raises
     RetryableError where the cluster cannot be reached or no worker comes, ConfigurationError for an address that cannot
     be one, and for a report that cannot be made.
     """
@@ -177,7 +178,7 @@ def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[
     if own and not in_process:
         quiet["distributed.scheduler.worker-ttl"] = OWN_WORKER_SILENT
     with dask.config.set(quiet), dask.config.set(_memory(settings) if own else {}), blas:
-        client = _embedded(settings) if own else _existing(settings)
+        client = _embedded(settings, spill) if own else _existing(settings)
         try:
             cluster = _described(client, own, in_process, settings.workers_timeout)
             try:
@@ -235,9 +236,8 @@ def _memory(settings: ClusterSettings) -> dict[str, Any]:
     goes beyond the limit.
     """
     limit = settings.worker_bytes()
-    held = HELD_SHARE_OF_MUCH if limit >= MUCH else HELD_SHARE
     fractions = {
-        "target": held * beyond_itself(limit) / limit,
+        "target": held_bytes(limit) / limit,
         "spill": False,
         "pause": False,
         "terminate": 1.0,
@@ -250,7 +250,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Compute Failed")
 
 
-def _embedded(settings: ClusterSettings) -> Client:
+def _embedded(settings: ClusterSettings, spill: str | None) -> Client:
     """Threads of this process, or, where workers are asked for, processes that a nanny starts again.
 
     Threads are the default: kernels and BLAS run without the GIL, nothing is copied between workers, and there is
@@ -263,6 +263,7 @@ def _embedded(settings: ClusterSettings) -> Client:
         threads_per_worker=threads,
         worker_class=OwnThreads if in_process else OwnNanny,
         memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
+        local_directory=spill,
         dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
         # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
         silence_logs=logging.CRITICAL,

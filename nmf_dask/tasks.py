@@ -22,6 +22,15 @@ def beyond_itself(limit: int) -> int:
     return max(limit - (BARE_WORKER_BYTES - SHRINKABLE_BYTES), limit // 20)
 
 
+# Of what a worker may use beyond itself, for results that it keeps: tasks need more of little than of much.
+HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
+
+
+def held_bytes(limit: int) -> float:
+    """Bytes of results that a worker of this limit keeps in memory; those beyond it wait on disk."""
+    return (HELD_SHARE_OF_MUCH if limit >= MUCH else HELD_SHARE) * beyond_itself(limit)
+
+
 class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster first, an error second
     """Whoever ran the tasks is gone: nothing more can be asked of it."""
 

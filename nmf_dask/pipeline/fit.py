@@ -27,6 +27,7 @@ from nmf_dask.pipeline.ingest import ingested
 from nmf_dask.pipeline.passes import Passes
 from nmf_dask.pipeline.planning import check_documents, check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.retention import remove_old_runs
+from nmf_dask.pipeline.spilling import spill_folder
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -172,7 +173,8 @@ class Job:
         self.run.write_run(self.account.report("running"))
         try:
             report = self.settings.run.performance_report
-            with self.deadline.alarm(), connected(self.settings.cluster, report) as cluster:
+            spill = spill_folder(self.settings, self.run.run_id)
+            with self.deadline.alarm(), connected(self.settings.cluster, report, spill) as cluster:
                 self._run(cluster)
         except BaseException as error:
             self._failed(error)

@@ -14,6 +14,7 @@ from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import OVERSAMPLING
 from nmf_dask.kernels.matrices import padded_width
+from nmf_dask.pipeline.spilling import expected_spill, spill_place
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_csv_columns, check_id_name, check_kept_names, run_id
 from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
@@ -198,10 +199,13 @@ class Plan(Planned):
     finished_before: bool
     staging: str
     expected_staging: int
+    spill: str = ""
+    expected_spill: int = 0
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
         done = " (finished: running it again does nothing)" if self.finished_before else ""
+        spilled = f"spilling     {size_told(self.expected_spill)} at most, in {self.spill}{_free(self.spill)}"
         return [
             f"run          {self.run_id}{done}",
             f"output       {self.output}",
@@ -209,6 +213,7 @@ class Plan(Planned):
             f"features     at most {self.n_features:,}",
             *self.worker_lines(),
             f"staging      {size_told(self.expected_staging)} at most, in {self.staging}{_free(self.staging)}",
+            *([spilled] if self.expected_spill else []),
         ]
 
 
@@ -376,6 +381,8 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
             settings.run.checkpoint_every,
         )
         + (0 if corpus.raw is None and corpus.origin is None else corpus.text_bytes),
+        spill=spill_place(settings, name),
+        expected_spill=expected_spill(settings, corpus.n_rows),
         estimated=corpus.raw is not None,
         of_counts=corpus.features is not None,
     )
