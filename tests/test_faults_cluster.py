@@ -19,6 +19,7 @@ from nmf_dask.errors import InputDataError
 from nmf_dask.observer import Observer
 from tests.dask_processes import dask_cluster
 from tests.faulty_command import Driver, checkpoints, slow_pass
+from tests.networks import network
 from tests.small_corpora import files_of, generated_texts, run_command, write_corpus
 
 # A worker that preloads this writes one part of W; the next takes ten minutes, and has half of itself on the disk.
@@ -57,13 +58,42 @@ def test_workers_that_never_come(tmp_path, corpus):
     assert "Traceback" not in done.stderr
 
 
+def job(corpus: Path, model: Path) -> tuple[Any, ...]:
+    """A fit of 12 passes, with a checkpoint after every second."""
+    return (
+        "fit", "--input", corpus, "--output", model, "-k", 6, "--beta-loss", "kullback-leibler",
+        "--max-iter", 12, "--tol", 0, "--set", "corpus.partition_bytes=20000", "--set", "run.checkpoint_every=2",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_driver_is_cut_off(tmp_path, corpus):
+    """Catches a job that waits for ever for a scheduler that does not hear it any more."""
+    begun, variables = slow_pass(tmp_path)
+    with (
+        network() as cable,
+        dask_cluster(tmp_path, "--no-nanny", host=cable.outside, **variables) as (file, _),
+    ):
+        soon = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
+        arguments = job(corpus, tmp_path / "m")
+        driver = Driver("many", *arguments, "--scheduler", file, within=cable.within, **variables, **soon)
+        assert driver.until(begun)
+        cable.cut()
+        cut_at = time.monotonic()
+        _, log = driver.process.communicate(timeout=100)
+        assert driver.process.returncode == 75, log
+        assert time.monotonic() - cut_at < 60
+    assert "the cluster went away" in log
+    assert "run the same command again" in log
+    assert "Traceback" not in log
+    assert checkpoints(tmp_path / "m") == ["pass-00004"]
+    assert "going on from checkpoint pass-00004" in Driver("many", *arguments).done()
+
+
 @pytest.mark.slow
 def test_all_workers_die_for_good(tmp_path, corpus):
     begun, variables = slow_pass(tmp_path)
-    arguments = (
-        "fit", "--input", corpus, "--output", tmp_path / "m", "-k", 6, "--beta-loss", "kullback-leibler",
-        "--max-iter", 12, "--tol", 0, "--set", "corpus.partition_bytes=20000", "--set", "run.checkpoint_every=2",
-    )  # fmt: skip
+    arguments = job(corpus, tmp_path / "m")
     with dask_cluster(tmp_path, "--no-nanny", **variables) as (file, processes):
         driver = Driver("many", *arguments, "--scheduler", file, "--workers-timeout", 3, **variables)
         assert driver.until(begun)
