@@ -17,10 +17,11 @@ from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.pipeline.spilling import expected_spill, spill_place
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_csv_columns, check_id_name, check_kept_names, run_id
-from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
+from nmf_dask.tasks import BARE_WORKER_BYTES, COMPILER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
 
 MIB = 2**20
+FIRST_WORKER_BYTES = BARE_WORKER_BYTES + COMPILER_BYTES  # of a worker that holds nothing, at its peak
 # Measured on corpora of 4 to 45 MB, with words up to trigrams and with characters; each is a bit above its largest.
 DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
@@ -121,7 +122,7 @@ def expected_memory(
             * threads
         )
         sums = max(threads, FAN_IN) * 2 * H
-    worker = BARE_WORKER_BYTES + max(
+    worker = FIRST_WORKER_BYTES + max(
         counting, threads * partition_bytes + W + sums + (4 + KEPT_COPIES) * H + start
     )
     tables = 6 * H + sizes.n_features * 200
@@ -398,14 +399,19 @@ def largest_partition(corpus: Corpus) -> int:
 
 def ingest_bytes(corpus: Corpus, threads: int) -> int:
     """Memory of a worker while it stages documents."""
-    return 0 if corpus.raw is None else BARE_WORKER_BYTES + threads * INGEST_BYTES
+    return 0 if corpus.raw is None else FIRST_WORKER_BYTES + threads * INGEST_BYTES
 
 
 def check_memory(planned: Planned) -> None:
-    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
-    if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
+    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say.
+
+    One that lacks memory for the compiler alone is let go: a worker that is ended at its limit while it compiles leaves
+    what it compiled before, so that the next gets further.
+    """
+    needed = planned.expected_worker - COMPILER_BYTES
+    if needed - SHRINKABLE_BYTES > planned.memory_limit:
         raise ConfigurationError(
-            f"a worker needs about {size_told(planned.expected_worker)} and may use {size_told(planned.memory_limit)}: "
+            f"a worker needs about {size_told(needed)} and may use {size_told(planned.memory_limit)}: "
             "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
             f"({size_told(planned.largest_partition)} in the largest partition){planned.also_lower}"
         )
