@@ -8,10 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import active_children
 from typing import Any
 
 import dask
@@ -34,6 +35,7 @@ CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
 FORGET_MILLISECONDS = 10_000
+LOOK_SECONDS = 0.1  # between two looks at a cluster that is being started
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
 REPORT_SECONDS = 20
@@ -258,7 +260,8 @@ def _embedded(settings: ClusterSettings, spill: str | None) -> Client:
     """
     in_process = settings.in_process
     n_workers, threads = settings.shape()
-    cluster = LocalCluster(
+    cluster = _whole(
+        LocalCluster,
         n_workers=n_workers,
         threads_per_worker=threads,
         worker_class=OwnThreads if in_process else OwnNanny,
@@ -269,9 +272,38 @@ def _embedded(settings: ClusterSettings, spill: str | None) -> Client:
         silence_logs=logging.CRITICAL,
     )
     cluster.scheduler.extensions["spans"] = NoSpans(cluster.scheduler)
-    client = Client(cluster)
-    _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
+    try:
+        client = Client(cluster)
+        _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
+    except BaseException:
+        _quietly(cluster.close)
+        raise
     return client
+
+
+def _whole(make: Callable[..., LocalCluster], **options: Any) -> LocalCluster:
+    """A cluster that is started in a thread of its own: one that a signal left half started could not be ended.
+
+    Who is interrupted meanwhile kills the processes that are being started, and ends what comes of it.
+    """
+    starter, others = ThreadPoolExecutor(1, "nmf-dask-start"), set(active_children())
+    started = starter.submit(make, **options)
+    try:
+        while (
+            not started.done()
+        ):  # a thread that forks may take the signal, and would not wake who waits for ever
+            wait([started], timeout=LOOK_SECONDS)
+        return started.result()
+    except KeyboardInterrupt:
+        while not started.done():
+            for process in set(active_children()) - others:
+                process.kill()
+            wait([started], timeout=LOOK_SECONDS)
+        with suppress(Exception):  # that it did not start
+            _quietly(lambda: started.result().close())
+        raise
+    finally:
+        starter.shutdown(wait=False)
 
 
 class NoSpans(SpansSchedulerExtension):  # type: ignore[misc]
@@ -458,12 +490,17 @@ def _make_ready(client: Client, own: bool) -> None:
 
 
 def _close(client: Client, own: bool) -> None:
-    """End the job's part; a connection that breaks while it closes is nobody's concern any more."""
+    """End the job's part."""
+    cluster = client.cluster
+    _quietly(client.close)
+    if own and cluster is not None:
+        _quietly(cluster.close)
+
+
+def _quietly(close: Callable[[], Any]) -> None:
+    """Close something; a connection that breaks meanwhile is nobody's concern any more."""
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    cluster = client.cluster
-    client.close()
-    if own and cluster is not None:
-        cluster.close()
+    close()
     logger.setLevel(level)
