@@ -425,6 +425,11 @@ def _wait_for_workers(client: Client, n_workers: int, seconds: float, where: str
             f"{there} of {n_workers} workers are {where} after {seconds:.0f} s: start them, ask for fewer (--workers), "
             "or wait longer (--workers-timeout)"
         ) from error
+    except OSError as error:
+        raise RetryableError(
+            f"the scheduler went away while the job waited for workers {where} ({error}); run the same command again "
+            "when it is back, or on another one"
+        ) from error
 
 
 def _wait_for_file(path: str) -> None:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import nmf_dask.cluster
-from nmf_dask import TopicModel
+from nmf_dask import TopicModel, fit
 from nmf_dask.cluster import Cluster
 from nmf_dask.distributed import DaskTasks
-from nmf_dask.errors import InputDataError
+from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from tests.dask_processes import dask_cluster
 from tests.faulty_command import Driver, checkpoints, slow_pass
 from tests.networks import network
-from tests.small_corpora import files_of, generated_texts, run_command, write_corpus
+from tests.small_corpora import files_of, generated_texts, run_command, settings_of, write_corpus
 
 # A worker that preloads this writes one part of W; the next takes ten minutes, and has half of itself on the disk.
 STUCK = """
@@ -56,6 +56,25 @@ def test_workers_that_never_come(tmp_path, corpus):
     assert "0 of 1 workers" in done.stderr
     assert "--workers-timeout" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_scheduler_dies_while_the_job_waits_for_workers(tmp_path, corpus, monkeypatch):
+    """Catches five minutes of waiting for workers of a scheduler that is gone, and a word that does not say so."""
+    monkeypatch.setattr(nmf_dask.cluster, "CONNECT_SECONDS", 3)
+    with dask_cluster(tmp_path, n_workers=0) as (file, processes):
+
+        class Kills(Observer):
+            def connecting(self, scheduler):
+                threading.Timer(4, processes[0].kill).start()
+
+        while not file.exists():
+            time.sleep(0.1)
+        begun = time.monotonic()
+        with pytest.raises(
+            RetryableError, match=r"the scheduler went away while .* run the same command again"
+        ):
+            fit(settings_of(corpus, tmp_path / "m", cluster={"scheduler": str(file)}), Kills())
+        assert time.monotonic() - begun < 60
 
 
 def job(corpus: Path, model: Path) -> tuple[Any, ...]:
