@@ -8,10 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import active_children
 from typing import Any
 
 import dask
@@ -28,14 +29,13 @@ from nmf_dask.distributed import DaskTasks, forget_names
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss, shrink
-from nmf_dask.tasks import Cluster, beyond_itself
+from nmf_dask.tasks import Cluster, held_bytes
 
 CONNECT_SECONDS = 30
 LARGE_SHARE = 0.7  # of the limit: a worker that is larger lets go of pages that it can read again
 SHRINK_MILLISECONDS = 100
 FORGET_MILLISECONDS = 10_000
-# Of what a worker may use beyond itself, for results that it keeps: tasks need more of little than of much.
-HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
+LOOK_SECONDS = 0.1  # between two looks at a cluster that is being started
 # For tasks that are under way when a cluster of one's own closes: nobody wants them any more.
 CLOSE_SECONDS = 2.0
 REPORT_SECONDS = 20
@@ -50,6 +50,7 @@ SHORT_LOGS = {
 READY_SECONDS = 30  # for workers to be ready: they import what the job needs, and one may hang
 # After which a nanny starts another: Dask looks as often, so that it takes twice as long at most. Its own is 5 minutes.
 OWN_WORKER_SILENT = "2 minutes"
+NURSED_SECONDS = 10.0  # for nannies to start workers again: nobody need hear of that
 ASK_SECONDS = 10  # for an answer of all workers that the job can do without: one of them may hang
 
 
@@ -64,7 +65,7 @@ class DaskCluster(Cluster):
     workers_timeout: float = 300.0  # seconds to go on without any worker
     _lost: set[str] = field(default_factory=set)
     _there: set[str] = field(default_factory=set)
-    _alarm: threading.Timer | None = None
+    _back: threading.Event | None = None  # where no worker is there: set when one is
     _observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
@@ -84,16 +85,29 @@ class DaskCluster(Cluster):
                 self._lost.add(told["worker"])
         if action in ("add-worker", "remove-worker"):
             self._observer.workers(len(self._there), len(self._lost))
-        if self._there and self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        elif not self._there and self._alarm is None:
-            self._alarm = threading.Timer(self.workers_timeout, self._give_up)
-            self._alarm.daemon = True
-            self._alarm.start()
+        if self._there and self._back is not None:
+            self._back.set()
+            self._back = None
+        elif not self._there and self._back is None:
+            self._back = threading.Event()
+            threading.Thread(target=self._wait, args=[self._back], name="nmf-dask-wait", daemon=True).start()
 
-    def _give_up(self) -> None:
-        """No worker came back: what waits for results is told so, by way of a client that is closed."""
+    def _wait(self, back: threading.Event) -> None:
+        """A thread: say that no worker is there, where that lasts, and give up in the end.
+
+        What waits for results is told so by way of a client that is closed.
+        """
+        first = min(NURSED_SECONDS, self.workers_timeout)
+        if back.wait(first):
+            return
+        if left := self.workers_timeout - first:
+            self._observer.warn(
+                f"no worker is there any more; waiting for another {left:.0f} s at most (--workers-timeout)"
+            )
+            if back.wait(left):
+                if self._there:  # it is not the end of the job
+                    self._observer.inform("a worker is there again; going on")
+                return
         self.tasks.why_lost = (
             f"the last worker went, and no other came within {self.workers_timeout:.0f} s (--workers-timeout)"
         )
@@ -102,8 +116,8 @@ class DaskCluster(Cluster):
 
     def close(self) -> None:
         """Hear of no worker any more."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._back is not None:
+            self._back.set()
         # It is closed already where no worker came back.
         with suppress(OSError, ValueError, ClosedClientError):
             self.client.unsubscribe_topic("all")
@@ -133,10 +147,13 @@ class DaskCluster(Cluster):
 
 
 @contextmanager
-def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[DaskCluster]:
+def connected(
+    settings: ClusterSettings, report: str | None = None, spill: str | None = None
+) -> Iterator[DaskCluster]:
     """The cluster that settings name, with at least one worker, for the length of a `with`.
 
-    `report` is the path of a file for Dask's performance report of that time, written however it ends. Raises
+    `report` is the path of a file for Dask's performance report of that time, written however it ends. `spill` is a
+    local folder in which own workers put results that are not to stay in memory (None: Dask's own). Raises
     RetryableError where the cluster cannot be reached or no worker comes, ConfigurationError for an address that cannot
     be one, and for a report that cannot be made.
     """
@@ -160,7 +177,7 @@ def connected(settings: ClusterSettings, report: str | None = None) -> Iterator[
     if own and not in_process:
         quiet["distributed.scheduler.worker-ttl"] = OWN_WORKER_SILENT
     with dask.config.set(quiet), dask.config.set(_memory(settings) if own else {}), blas:
-        client = _embedded(settings) if own else _existing(settings)
+        client = _embedded(settings, spill) if own else _existing(settings)
         try:
             cluster = _described(client, own, in_process, settings.workers_timeout)
             try:
@@ -218,9 +235,8 @@ def _memory(settings: ClusterSettings) -> dict[str, Any]:
     goes beyond the limit.
     """
     limit = settings.worker_bytes()
-    held = HELD_SHARE_OF_MUCH if limit >= MUCH else HELD_SHARE
     fractions = {
-        "target": held * beyond_itself(limit) / limit,
+        "target": held_bytes(limit) / limit,
         "spill": False,
         "pause": False,
         "terminate": 1.0,
@@ -233,7 +249,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Compute Failed")
 
 
-def _embedded(settings: ClusterSettings) -> Client:
+def _embedded(settings: ClusterSettings, spill: str | None) -> Client:
     """Threads of this process, or, where workers are asked for, processes that a nanny starts again.
 
     Threads are the default: kernels and BLAS run without the GIL, nothing is copied between workers, and there is
@@ -241,19 +257,50 @@ def _embedded(settings: ClusterSettings) -> Client:
     """
     in_process = settings.in_process
     n_workers, threads = settings.shape()
-    cluster = LocalCluster(
+    cluster = _whole(
+        LocalCluster,
         n_workers=n_workers,
         threads_per_worker=threads,
         worker_class=OwnThreads if in_process else OwnNanny,
         memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
+        local_directory=spill,
         dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
         # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
         silence_logs=logging.CRITICAL,
     )
     cluster.scheduler.extensions["spans"] = NoSpans(cluster.scheduler)
-    client = Client(cluster)
-    _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
+    try:
+        client = Client(cluster)
+        _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")
+    except BaseException:
+        _quietly(cluster.close)
+        raise
     return client
+
+
+def _whole(make: Callable[..., LocalCluster], **options: Any) -> LocalCluster:
+    """A cluster that is started in a thread of its own: one that a signal left half started could not be ended.
+
+    Who is interrupted meanwhile kills the processes that are being started, and ends what comes of it.
+    """
+    starter, others = ThreadPoolExecutor(1, "nmf-dask-start"), set(active_children())
+    started = starter.submit(make, **options)
+    try:
+        while (
+            not started.done()
+        ):  # a thread that forks may take the signal, and would not wake who waits for ever
+            wait([started], timeout=LOOK_SECONDS)
+        return started.result()
+    except KeyboardInterrupt:
+        while not started.done():
+            for process in set(active_children()) - others:
+                process.kill()
+            wait([started], timeout=LOOK_SECONDS)
+        with suppress(Exception):  # that it did not start
+            _quietly(lambda: started.result().close())
+        raise
+    finally:
+        starter.shutdown(wait=False)
 
 
 class NoSpans(SpansSchedulerExtension):  # type: ignore[misc]
@@ -375,6 +422,11 @@ def _wait_for_workers(client: Client, n_workers: int, seconds: float, where: str
             f"{there} of {n_workers} workers are {where} after {seconds:.0f} s: start them, ask for fewer (--workers), "
             "or wait longer (--workers-timeout)"
         ) from error
+    except OSError as error:
+        raise RetryableError(
+            f"the scheduler went away while the job waited for workers {where} ({error}); run the same command again "
+            "when it is back, or on another one"
+        ) from error
 
 
 def _wait_for_file(path: str) -> None:
@@ -440,12 +492,17 @@ def _make_ready(client: Client, own: bool) -> None:
 
 
 def _close(client: Client, own: bool) -> None:
-    """End the job's part; a connection that breaks while it closes is nobody's concern any more."""
+    """End the job's part."""
+    cluster = client.cluster
+    _quietly(client.close)
+    if own and cluster is not None:
+        _quietly(cluster.close)
+
+
+def _quietly(close: Callable[[], Any]) -> None:
+    """Close something; a connection that breaks meanwhile is nobody's concern any more."""
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    cluster = client.cluster
-    client.close()
-    if own and cluster is not None:
-        cluster.close()
+    close()
     logger.setLevel(level)

@@ -17,10 +17,22 @@ SHRINKABLE_BYTES = 80 * 2**20
 """Of that, pages of libraries that leave where memory is short (60 to 100 MiB measured): a worker's tasks and their
 results may use what is beyond the rest."""
 
+COMPILER_BYTES = 90 * 2**20
+"""What a worker takes beyond that while it compiles kernels, in the first job of an installation (80 to 86 seen)."""
+
 
 def beyond_itself(limit: int) -> int:
     """Bytes that a worker of this limit has for tasks and their results; a twentieth of it at least."""
     return max(limit - (BARE_WORKER_BYTES - SHRINKABLE_BYTES), limit // 20)
+
+
+# Of what a worker may use beyond itself, for results that it keeps: tasks need more of little than of much.
+HELD_SHARE, HELD_SHARE_OF_MUCH, MUCH = 0.3, 0.5, 4 * 2**30
+
+
+def held_bytes(limit: int) -> float:
+    """Bytes of results that a worker of this limit keeps in memory; those beyond it wait on disk."""
+    return (HELD_SHARE_OF_MUCH if limit >= MUCH else HELD_SHARE) * beyond_itself(limit)
 
 
 class ClusterLost(RetryableError):  # noqa: N818 - what became of the cluster first, an error second

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,11 +79,18 @@ def main() -> NoReturn:
 
 
 class Driver:
-    """One run of the command, in a process group of its own."""
+    """One run of the command, in a process group of its own; `within` stands before it."""
 
-    def __init__(self, kind: str, *arguments: Any, stderr: int = subprocess.PIPE, **variables: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *arguments: Any,
+        stderr: int = subprocess.PIPE,
+        within: Sequence[str] = (),
+        **variables: str,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faulty_command", kind, *map(str, arguments)],
+            [*within, sys.executable, "-m", "tests.faulty_command", kind, *map(str, arguments)],
             cwd=ROOT, env=environment(**variables), stdout=subprocess.PIPE, stderr=stderr, text=True,
             start_new_session=True,
         )  # fmt: skip

@@ -168,6 +168,7 @@ class TestLogsOfLibraries:
         def job(observer: Observer, clock: Clock) -> None:
             observer.connected(1, 1, None)
             dask_like.warning("scratch.py:258: UserWarning: slow\n  next(self.gen)\n")
+            dask_like.error("")  # as Dask does of an exception without a message
 
         *_, line = shown("text", 0, job)
         assert line.endswith(

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -169,20 +169,24 @@ def test_twenty_drivers_killed_at_random_moments_go_on_to_the_same_bytes(
             job = Job(corpus, tmp_path / f"{kind}{len(cluster)}{i}", kind, cluster)
             jobs.append((job, undisturbed[kind, cluster][1] * (i + rng.random()) / n))
 
-    def one(job: Job, moment: float) -> bool:
-        watch(reader, job.model)
-        killed = job.killed_after(moment)
-        job.ends_as(undisturbed[job.kind, job.cluster][0])
-        return killed
+    def one(job: Job, moment: float) -> int:
+        """How many were done before they were killed: a machine is faster at one time than at another."""
+        for early in range(6):
+            watch(reader, job.model)
+            killed = job.killed_after(moment / 2**early)
+            job.ends_as(undisturbed[job.kind, job.cluster][0])
+            if killed:
+                return early
+            job = replace(job, model=job.model.with_name(f"{job.model.name}-{early}"))
+        raise AssertionError("they were all done before they were killed")
 
     with ThreadPoolExecutor(2) as pool:
-        killed = list(pool.map(one, *zip(*jobs, strict=True)))
-    assert len(killed) == 20
-    assert sum(killed) >= 10, "most were done before they were killed: kill them earlier"
+        done_before = list(pool.map(one, *zip(*jobs, strict=True)))
+    assert len(done_before) == 20
     read = heard(reader)
     assert read["read"] > 0
     assert read["refused"] > 0
-    print(f"{sum(killed)} of 20 killed before their end; {read}")
+    print(f"20 killed, beside {sum(done_before)} that were done before; {read}")
 
 
 @pytest.mark.slow

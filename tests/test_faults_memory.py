@@ -52,9 +52,10 @@ def write_short(folder: Path, n_documents: int) -> Path:
     return folder
 
 
-def fitted(corpus: Path, model: Path, *more: Any) -> dict[str, Any]:
+def fitted(corpus: Path, model: Path, *more: Any, **variables: str) -> dict[str, Any]:
     """run.json of a job that ended well, and lost no worker on the way."""
-    done = run_command("fit", "--input", corpus, "--output", model, "--workers", 1, *more, timeout=1200)
+    arguments = ("fit", "--input", corpus, "--output", model, "--workers", 1, *more)
+    done = run_command(*arguments, timeout=1200, **variables)
     assert done.returncode == 0, done.stderr
     [run] = (model / "runs").iterdir()
     told: dict[str, Any] = json.loads((run / "run.json").read_text())
@@ -81,6 +82,18 @@ def test_a_matrix_of_ten_times_the_memory(tmp_path: Path) -> None:
     small = write_long(tmp_path / "small", 28_000, 400, 2)
     there = fitted(small, tmp_path / "b", *settings, "--memory-limit", "4GiB")
     assert seconds_a_nonzero(told) <= 2 * seconds_a_nonzero(there)
+
+
+@pytest.mark.slow
+def test_a_first_job_which_compiles_stays_below_its_plan(tmp_path: Path) -> None:
+    corpus = write_short(tmp_path / "c", 10_000)
+    settings = ("-k", 3, "--threads-per-worker", 1, "--memory-limit", "4GiB")
+    asked = ("--workers", 1, *settings, "--dry-run", "--log-format", "json")
+    planned = json.loads(run_command("fit", "--input", corpus, "--output", tmp_path / "m", *asked).stdout)
+    told = fitted(corpus, tmp_path / "m", *settings, NUMBA_CACHE_DIR=str(tmp_path / "none yet"))
+    print(f"{told['peak_memory']['largest_worker'] / MIB:.0f} of {planned['expected_worker'] / MIB:.0f} MiB")
+    assert told["peak_memory"]["largest_worker"] <= planned["expected_worker"]
+    assert any((tmp_path / "none yet").rglob("*.nbi"))
 
 
 @pytest.mark.slow

@@ -123,6 +123,27 @@ def test_a_signal_to_every_process_of_the_job_leaves_a_checkpoint_too(tmp_path, 
     assert resumed("many", corpus, tmp_path / "m") == (LEFT, undisturbed["many"])
 
 
+def spawned(process: int) -> int:
+    """How many Python processes a process has started by now."""
+    children = " ".join(file.read_text() for file in Path(f"/proc/{process}/task").glob("*/children")).split()
+    return sum(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_signal_while_workers_start_ends_the_job_without_a_word_of_dask(tmp_path, corpus, n_processes):
+    """Catches a cluster that is left half started: Dask trips over it when the process ends."""
+    driver = start("one", corpus, tmp_path / "m", "--workers", 2)
+    assert driver.until(lambda: spawned(driver.process.pid) >= n_processes)
+    code, log, seconds = driver.stop(signal.SIGTERM)
+    assert code == 75, log
+    assert "run the same command again" in log
+    assert "Traceback" not in log
+    assert seconds < 10, log
+    assert driver.left_nobody()
+    assert not (tmp_path / "m" / "LOCK").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["write", "write:2"])
 def test_a_signal_while_the_result_is_written_loses_no_pass(tmp_path, corpus, moment):

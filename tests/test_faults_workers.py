@@ -7,9 +7,7 @@ asked for, by the same signal that `kill -9` sends.
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -28,6 +26,7 @@ from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline import FitResult, fitting
 from tests.dask_processes import DaskProcesses, dask_processes
+from tests.networks import network
 from tests.small_corpora import files_of, generated_texts, run_command, settings_of, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -539,40 +538,14 @@ def test_an_idle_worker_hangs_at_the_end(tmp_path, corpus, undisturbed):
         assert result.run["peak_memory"]["largest_worker"] == 0
 
 
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    """A network namespace, whose only way out is a pair of devices; the end in it is called as it is itself."""
-    if shutil.which("ip") is None and "CI" not in os.environ:
-        pytest.skip("no `ip` here: install iproute2")
-    if os.geteuid() != 0 and "CI" not in os.environ:
-        pytest.skip("only root can make network namespaces")
-    name = f"nmf{os.getpid()}"
-    commands = [
-        f"netns add {name}",
-        f"link add {name}h type veth peer name {name} netns {name}",
-        f"address add {OUTSIDE}/30 dev {name}h",
-        f"link set {name}h up",
-        f"-n {name} address add {INSIDE}/30 dev {name}",
-        f"-n {name} link set {name} up",
-        f"-n {name} link set lo up",
-    ]
-    try:
-        for command in commands:
-            subprocess.run(["ip", *command.split()], check=True)
-        yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=False)
-
-
-OUTSIDE, INSIDE = "198.18.77.1", "198.18.77.2"  # of the block that is kept for tests of networks
-
-
 @pytest.mark.parametrize("stage", ["count", "visit"])
-def test_a_worker_is_cut_off(tmp_path, corpus, undisturbed, namespace, stage):
+def test_a_worker_is_cut_off(tmp_path, corpus, undisturbed, stage):
     """Catches results that are waited for from a worker whose network is gone, and whose process goes on."""
-    with faulty_cluster(tmp_path, "--no-nanny", n_workers=0, host=OUTSIDE, **SOON) as faults:
+    with (
+        network() as cable,
+        faulty_cluster(tmp_path, "--no-nanny", n_workers=0, host=cable.outside, **SOON) as faults,
+    ):
         faults.cluster.fill(2)
-        within = ["ip", "netns", "exec", namespace]
-        faults.cluster.add(host=INSIDE, within=within, FAULTS_DEVICE=namespace)
+        faults.cluster.add(host=cable.inside, within=cable.within, FAULTS_DEVICE=cable.name)
         faults.send(f"cut-{stage}-1")
         ends_well(faults, corpus, tmp_path / "m", undisturbed, stage)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nmf_dask import TopicModel, fit
-from nmf_dask.errors import InputDataError
+from nmf_dask.errors import InputDataError, RetryableError
+from nmf_dask.observer import Observer
 from nmf_dask.pipeline import FitResult
 from nmf_dask.staging import Stage
 from nmf_dask.store import ModelFolder
@@ -209,3 +210,27 @@ def test_deleted_counts_and_blocks_are_made_again(tmp_path, corpus, undisturbed)
     result = fit(job(tmp_path, corpus))
     assert result.run["resumed_from"] == "select"
     assert wh_bytes(result.uri) == undisturbed[5000]
+
+
+class Removes(Observer):
+    """Takes intermediate files away, of a run at work, after a number of passes."""
+
+    def __init__(self, model: Path, names: str) -> None:
+        self.model = model
+        self.names = names
+
+    def passed(self, row):
+        if row.iteration == 3:
+            for file in self.model.glob(f"runs/*/_work/{self.names}"):
+                file.unlink()
+
+
+@pytest.mark.parametrize("names", ["blocks/*", "passes/*", "terms.parquet"])
+def test_what_goes_while_the_job_is_at_work_is_worth_another_try(tmp_path, corpus, undisturbed, names):
+    """Catches an exit code that tells a scheduler to stop, because of the input."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
+        with pytest.raises(RetryableError, match="is missing; run the same command again") as told:
+            fit(job(tmp_path, corpus, 5001, run={"checkpoint_every": 1000}), Removes(tmp_path / "m", names))
+    assert names.partition("/")[0] in str(told.value)
+    assert wh_bytes(finished(tmp_path, corpus, 5001).uri) == undisturbed[5001]

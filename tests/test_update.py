@@ -247,7 +247,9 @@ def test_nights_that_follow_each_other(plain, tmp_path):
 
 class TestNothingNew:
     def test_the_same_command_again_writes_nothing(self, plain):
+        planned = plan_update(job(plain.corpus, plain.model))
         result = plain.updated()
+        assert planned.staging == f"{result.uri}/_work"
         before = files_of(plain.model)
         again = plain.updated()
         assert again.finished_before

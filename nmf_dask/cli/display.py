@@ -216,7 +216,10 @@ class _ToDisplay(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # A record is a line, and Python's warnings come with the source of whoever gave them in a second one.
-        message = f"{record.name}: {' '.join(record.getMessage().split())}"
+        words = " ".join(record.getMessage().split())
+        if not words:  # Dask's for an exception that has none; what becomes of it is told by the job
+            return
+        message = f"{record.name}: {words}"
         if record.levelno >= logging.WARNING:
             self._shown.warn(message)
         else:

@@ -324,7 +324,8 @@ class RunSettings(Section):
     )
     scratch: Name | None = Field(
         None,
-        description="folder or URI for intermediate blocks; none: inside the run's folder",
+        description="folder or URI for intermediate blocks; a local one takes W that own workers cannot hold, too; "
+        "none: inside the run's folder, and such W in Dask's own",
         examples=["/scratch/nmf-dask"],
     )
     checkpoint_every: PositiveInt = Field(5, description="passes between checkpoints")

@@ -102,12 +102,13 @@ def topics_told(H_sums: Any, parts: Sequence[Counted]) -> list[dict[str, Any]]:
 
 def warn_of(observer: Observer, facts: Mapping[str, Any], empty: str) -> None:
     """The user hears of what is survived; `empty` says what became of documents without terms."""
+    lost = "1 worker was lost; its" if facts.get("workers_lost") == 1 else "{:,} workers were lost; their"
     for key, message in (
         ("n_null_texts", "{:,} documents have no text (null); they count as empty"),
         ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD"),
         ("n_empty_documents", empty),
         ("dead_topics", "topics without any document: {}; lower -k"),
-        ("workers_lost", "{:,} workers were lost; their work was done again"),
+        ("workers_lost", f"{lost} work was done again"),
     ):
         if facts.get(key):
             observer.warn(message.format(facts[key]))

@@ -10,7 +10,7 @@ from nmf_dask.errors import InputDataError, NmfDaskError, RetryableError
 from nmf_dask.pipeline.deadline import WRITTEN_BYTES, DeadlineReached
 from nmf_dask.pipeline.fitting import Fitting
 from nmf_dask.staging import Stage
-from nmf_dask.store import ModelLock
+from nmf_dask.store import ModelLock, StageDamaged
 from nmf_dask.tasks import ClusterLost
 
 # For the last checkpoint of a job that is stopped: whoever stops it waits ten seconds, and kills it then.
@@ -81,7 +81,7 @@ class Checkpoints:
             folder = self.stage.checkpoints / name
             try:
                 fitting.load(folder)
-            except InputDataError:
+            except (InputDataError, StageDamaged):
                 folder.delete()
             else:
                 self._saved = len(fitting.state.rows)

@@ -28,6 +28,7 @@ from nmf_dask.pipeline.passes import Passes
 from nmf_dask.pipeline.planning import check_documents, check_memory, opened, planned_of, with_stop_words
 from nmf_dask.pipeline.retention import remove_old_runs
 from nmf_dask.pipeline.running import connected, is_small
+from nmf_dask.pipeline.spilling import spill_folder
 from nmf_dask.pipeline.stages import (
     BlockInfo,
     CorpusTasks,
@@ -182,7 +183,8 @@ class Job:
         return FitResult(self.run.folder.uri, self.run.run_id, resumed, False, self.run.read_run())
 
     def _connected(self) -> AbstractContextManager[Cluster]:
-        return connected(self.settings, is_small(self.settings, self.corpus))
+        spill = spill_folder(self.settings, self.run.run_id)
+        return connected(self.settings, is_small(self.settings, self.corpus), spill)
 
     def _failed(self, error: BaseException) -> None:
         """Say so in run.json, unless nothing can be written or it is another process's by now."""
@@ -206,8 +208,8 @@ class Job:
             self.deadline.met()
             peak_memory = cluster.peak_memory()
         finally:
-            self.account.tell(workers_lost=cluster.lost())
-        self.account.tell(peak_memory=peak_memory)
+            self.account.told["workers_lost"] = cluster.lost()
+        self.account.tell(peak_memory=peak_memory, workers_lost=cluster.lost())
 
     def _warn_of_paused(self, cluster: Cluster) -> None:
         """Own workers are told not to pause for what they are themselves; others are as whoever started them says."""

@@ -14,12 +14,14 @@ from nmf_dask.config import CorpusSettings, ModelSettings, Settings, VectorizerS
 from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import krylov_shape
+from nmf_dask.pipeline.spilling import expected_spill, spill_place
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
 from nmf_dask.store import Folder, ModelFolder, check_csv_columns, check_id_name, check_kept_names, run_id
-from nmf_dask.tasks import BARE_WORKER_BYTES, SHRINKABLE_BYTES
+from nmf_dask.tasks import BARE_WORKER_BYTES, COMPILER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
 
 MIB = 2**20
+FIRST_WORKER_BYTES = BARE_WORKER_BYTES + COMPILER_BYTES  # of a worker that holds nothing, at its peak
 # Measured on corpora of 4 to 45 MB, with words up to trigrams and with characters; each is a bit above its largest.
 DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
@@ -120,7 +122,7 @@ def expected_memory(
             * threads
         )
         sums = max(threads, FAN_IN) * 2 * H
-    worker = BARE_WORKER_BYTES + max(
+    worker = FIRST_WORKER_BYTES + max(
         counting, threads * partition_bytes + W + sums + (4 + KEPT_COPIES) * H + start
     )
     tables = 6 * H + sizes.n_features * 200
@@ -198,10 +200,13 @@ class Plan(Planned):
     finished_before: bool
     staging: str
     expected_staging: int
+    spill: str = ""
+    expected_spill: int = 0
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
         done = " (finished: running it again does nothing)" if self.finished_before else ""
+        spilled = f"spilling     {size_told(self.expected_spill)} at most, in {self.spill}{_free(self.spill)}"
         return [
             f"run          {self.run_id}{done}",
             f"output       {self.output}",
@@ -209,6 +214,7 @@ class Plan(Planned):
             f"features     at most {self.n_features:,}",
             *self.worker_lines(),
             f"staging      {size_told(self.expected_staging)} at most, in {self.staging}{_free(self.staging)}",
+            *([spilled] if self.expected_spill else []),
         ]
 
 
@@ -376,6 +382,8 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
             settings.run.checkpoint_every,
         )
         + (0 if corpus.raw is None and corpus.origin is None else corpus.text_bytes),
+        spill=spill_place(settings, name),
+        expected_spill=expected_spill(settings, corpus.n_rows),
         estimated=corpus.raw is not None,
         of_counts=corpus.features is not None,
     )
@@ -391,14 +399,19 @@ def largest_partition(corpus: Corpus) -> int:
 
 def ingest_bytes(corpus: Corpus, threads: int) -> int:
     """Memory of a worker while it stages documents."""
-    return 0 if corpus.raw is None else BARE_WORKER_BYTES + threads * INGEST_BYTES
+    return 0 if corpus.raw is None else FIRST_WORKER_BYTES + threads * INGEST_BYTES
 
 
 def check_memory(planned: Planned) -> None:
-    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say."""
-    if planned.expected_worker - SHRINKABLE_BYTES > planned.memory_limit:
+    """Refuse a job that cannot fit its own workers; those of a running cluster have their own say.
+
+    One that lacks memory for the compiler alone is let go: a worker that is ended at its limit while it compiles leaves
+    what it compiled before, so that the next gets further.
+    """
+    needed = planned.expected_worker - COMPILER_BYTES
+    if needed - SHRINKABLE_BYTES > planned.memory_limit:
         raise ConfigurationError(
-            f"a worker needs about {size_told(planned.expected_worker)} and may use {size_told(planned.memory_limit)}: "
+            f"a worker needs about {size_told(needed)} and may use {size_told(planned.memory_limit)}: "
             "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "
             f"({size_told(planned.largest_partition)} in the largest partition){planned.also_lower}"
         )

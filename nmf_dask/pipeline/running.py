@@ -14,11 +14,12 @@ from nmf_dask.tasks import Cluster
 PACKED = 8  # times what is estimated of files that are read first: some are compressed
 
 
-def connected(settings: Settings, small: bool) -> AbstractContextManager[Cluster]:
+def connected(settings: Settings, small: bool, spill: str | None = None) -> AbstractContextManager[Cluster]:
     """The cluster that settings name, for the length of a `with`; `small`: all that tasks return fits the memory.
 
     Dask takes a second to load and to start, and can do little for such a job but move results to disk. It runs the job
-    where it is asked for: by `--scheduler`, `--workers` or `--performance-report`.
+    where it is asked for: by `--scheduler`, `--workers` or `--performance-report`. `spill` is a local folder
+    for results that do not stay in the memory of own workers.
     """
     report = settings.run.performance_report
     if small and settings.cluster.in_process and report is None:
@@ -27,7 +28,7 @@ def connected(settings: Settings, small: bool) -> AbstractContextManager[Cluster
         return own_threads(settings.cluster)
     from nmf_dask.cluster import connected  # bad input is told without the second that Dask takes
 
-    return connected(settings.cluster, report)
+    return connected(settings.cluster, report, spill)
 
 
 def is_small(settings: Settings, corpus: Corpus) -> bool:

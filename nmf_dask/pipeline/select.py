@@ -156,8 +156,8 @@ class Selecting(Job):
             coherent = self._coherent(tasks, stable)
             peak_memory = cluster.peak_memory()
         finally:
-            self.account.tell(workers_lost=cluster.lost())
-        self.account.tell(peak_memory=peak_memory)
+            self.account.told["workers_lost"] = cluster.lost()
+        self.account.tell(peak_memory=peak_memory, workers_lost=cluster.lost())
         asked = self.settings.select.candidates
         return [_candidate(k, made[k], stable[k], coherent[k]) for k in asked]
 

@@ -15,6 +15,7 @@ from nmf_dask.model import TopicModel
 from nmf_dask.pipeline.parts import SLICE_BYTES, SLICE_ROWS
 from nmf_dask.pipeline.planning import (
     DRIVER_BYTES,
+    FIRST_WORKER_BYTES,
     MIB,
     Memory,
     Planned,
@@ -36,7 +37,6 @@ from nmf_dask.store import (
     check_id_name,
     chosen_documents,
 )
-from nmf_dask.tasks import BARE_WORKER_BYTES
 
 H_COPIES = 6  # read, in the layout of the kernels, and on its way from one worker to another
 FEATURE_BYTES = 400  # the vocabulary, and where the terms of a slice are looked up in it
@@ -272,5 +272,5 @@ def expected_memory(
     rows = min(partition_rows, SLICE_ROWS)
     counting = text * (amounts(text, model.vectorizer_settings).counting + 2)
     slice_ = READING_BYTES + counting + rows * kp * 4 * (W_COPIES + measured) + partition_rows * ID_BYTES
-    worker = BARE_WORKER_BYTES + threads * slice_ + H
+    worker = FIRST_WORKER_BYTES + threads * slice_ + H
     return Memory((worker if in_process else DRIVER_BYTES) + H, worker + in_process * H)

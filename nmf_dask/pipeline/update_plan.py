@@ -251,6 +251,8 @@ def update_planned_of(ready: Ready) -> UpdatePlan:
     terms = named_bytes(4 * ready.n_before + 1000, vectorizer)
     more = {
         "run_id": ready.run.run_id,
+        "staging": planned.staging.replace(planned.run_id, ready.run.run_id),
+        "spill": planned.spill.replace(planned.run_id, ready.run.run_id),
         "finished_before": ready.run.is_committed(),
         "n_features": m,
         "expected_driver": planned.expected_driver + H_COPIES * H,

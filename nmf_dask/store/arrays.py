@@ -15,15 +15,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nmf_dask.errors import InputDataError
+from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.store.folder import Folder, MissingFileError, reported
 
 DTYPES = ("uint8", "int32", "int64", "float32", "float64")
+MADE_AGAIN = "run the same command again, which makes this intermediate file again"
 _KEY = b"nmf_dask.arrays"
 
 
-class StageDamaged(InputDataError):  # noqa: N818 - a state of the file first, an error second
-    """A staged file is missing, cut short or something else: build it again from what it came from."""
+class StageDamaged(RetryableError):  # noqa: N818 - a state of the file first, an error second
+    """A staged file is missing, cut short or something else: build it again from what it came from.
+
+    Where that ends a job, which had written it, the same command makes it again: it is no fault of the input.
+    """
 
 
 def write_arrays(file: Folder, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -58,10 +62,10 @@ def read_arrays(file: Folder) -> dict[str, NDArray[Any]]:
     except StageDamaged:
         raise
     except MissingFileError as error:
-        raise StageDamaged(f"{file} is missing") from error
+        raise StageDamaged(f"{file} is missing; {MADE_AGAIN}") from error
     except (InputDataError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
         raise StageDamaged(
-            f"{file} is incomplete or not a staged file ({error.__cause__ or error})"
+            f"{file} is incomplete or not a staged file ({error.__cause__ or error}); {MADE_AGAIN}"
         ) from error
 
 

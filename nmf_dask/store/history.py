@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from nmf_dask.config import redact
 from nmf_dask.errors import InputDataError
 from nmf_dask.kernels.objective import Sums
-from nmf_dask.store.folder import Digest, Folder
+from nmf_dask.store.arrays import MADE_AGAIN, StageDamaged
+from nmf_dask.store.folder import Digest, Folder, MissingFileError
 from nmf_dask.store.manifest import Manifest
 from nmf_dask.store.tables import weights_column, weights_of
 from nmf_dask.vocabulary import TermTable
@@ -141,8 +142,12 @@ def write_terms(file: Folder, table: TermTable) -> Digest:
 
 
 def copy_file(source: Folder, target: Folder) -> Digest:
-    """A task: a file that was staged, into a run's folder."""
-    return target.write_bytes(source.read_bytes())
+    """A task: a file that was staged, into a run's folder; StageDamaged where it is gone."""
+    try:
+        content = source.read_bytes()
+    except MissingFileError as error:
+        raise StageDamaged(f"{source} is missing; {MADE_AGAIN}") from error
+    return target.write_bytes(content)
 
 
 def read_terms(manifest: Manifest, n_documents: int) -> TermTable:
