@@ -91,6 +91,18 @@ def test_local_a_tls_cluster_of_three_workers(tmp_path, job_file):
     assert wh_bytes(run_of(tmp_path / "model")) == wh_bytes(run_of(tmp_path / "alone"))
 
 
+def test_local_nobody_starts_without_certificates(tmp_path):
+    """Dask would take the file that is missing for none, and let in whoever comes."""
+    common = {"shared": f"shared={tmp_path}", "source": f"export PATH={PATH}"}
+    for name, last in (("scheduler", {"port": "port=0"}), ("workers", {"memory": "memory=1GiB"})):
+        script = tmp_path / f"{name}.sh"
+        script.write_text(copied(f"local/{name}.sh", common | last))
+        done = subprocess.run(["bash", script, "1"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert f"{tmp_path}/tls/dask.yaml is not there: certificates.sh" in done.stderr
+    assert not (tmp_path / "scheduler.json").exists()
+
+
 def nightly_commands(kind: str, folder: Path, job_file: Path) -> tuple[list[str], dict[str, str]]:
     """The command of a crontab's line or of a unit, and its environment, with the three lines a user changes."""
     found = shutil.which("nmf-dask", path=PATH)
