@@ -316,6 +316,11 @@ class OwnNanny(Nanny):  # type: ignore[misc]
         status: str = await super().close(timeout=timeout, reason=reason)
         return status
 
+    async def kill(self, *args: Any, **kwargs: Any) -> None:
+        """End the worker process; one that is killed and not gone in time goes by itself, and the job is over."""
+        with suppress(TimeoutError):
+            await super().kill(*args, **kwargs)
+
 
 def _has_dashboard() -> bool:
     from importlib.util import find_spec
