@@ -162,9 +162,6 @@ def connected(
     quiet: dict[str, Any] = {
         "distributed.admin.tick.limit": "20s",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
-        # After that a cluster of the job's own ends the nanny of a worker that is not back, for good: one that dies
-        # twice within 15 s, or is slow to start, would be nobody's.
-        "distributed.deploy.lost-worker-timeout": "365 days",
     }
     worker_log = logging.getLogger("distributed.worker")
     worker_log.addFilter(_is_news)
@@ -174,6 +171,11 @@ def connected(
     in_process = settings.in_process
     # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
     blas = threadpool_limits(1, user_api="blas") if in_process else nullcontext()
+    if own:
+        # After that a cluster of the job's own ends the nanny of a worker that is not back, for good: one that dies
+        # twice within 15 s, or is slow to start, would be nobody's. Others replace it then: dask-jobqueue does, and
+        # its cluster may be of this process.
+        quiet["distributed.deploy.lost-worker-timeout"] = "365 days"
     if own and not in_process:
         quiet["distributed.scheduler.worker-ttl"] = OWN_WORKER_SILENT
     with dask.config.set(quiet), dask.config.set(_memory(settings) if own else {}), blas:
@@ -357,6 +359,11 @@ class OwnNanny(Nanny):  # type: ignore[misc]
         """End the worker process, by force where a task holds it longer."""
         status: str = await super().close(timeout=timeout, reason=reason)
         return status
+
+    async def kill(self, *args: Any, **kwargs: Any) -> None:
+        """End the worker process; one that is killed and not gone in time goes by itself, and the job is over."""
+        with suppress(TimeoutError):
+            await super().kill(*args, **kwargs)
 
 
 def _has_dashboard() -> bool:

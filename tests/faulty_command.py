@@ -68,13 +68,18 @@ def make_slow(flag: Path, kind: type[fitting.Fitting]) -> None:
     kind.advance = advance_slowly
 
 
-def main() -> NoReturn:
-    from nmf_dask.cli import run
-
-    make_small(sys.argv.pop(1))
+def prepare(kind: str) -> None:
+    """Make this process's job small, and slow where its environment says so."""
+    make_small(kind)
     if _FLAG in os.environ:
         make_slow(Path(os.environ[_FLAG]), fitting.OneTask)
         make_slow(Path(os.environ[_FLAG]), fitting.ManyTasks)
+
+
+def main() -> NoReturn:
+    from nmf_dask.cli import run
+
+    prepare(sys.argv.pop(1))
     run()
 
 

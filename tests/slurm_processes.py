@@ -1,6 +1,7 @@
 """SLURM on this machine: munged, slurmctld and two slurmd as processes, with a configuration of their own."""
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tests.small_corpora import environment
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare")
 NODES = ("n1", "n2")
+PATIENCE = 300.0  # seconds, for what takes a few on a machine that is quiet
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+# A machine that is busy with other tests is slow to answer and to start things, which is no fault: hence the patience.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -43,6 +46,9 @@ SelectTypeParameters=CR_Core_Memory
 MpiDefault=none
 ReturnToService=2
 KillWait=15
+MessageTimeout=60
+BatchStartTimeout=120
+MinJobAge=3600
 SlurmdParameters=config_overrides
 JobRequeue=1
 SchedulerParameters=sched_interval=2,bf_interval=2
@@ -74,15 +80,19 @@ class Slurm:
         files = [f"--{option}-file={self.folder}/munge.{option}" for option in ("key", "pid", "log", "seed")]
         socket_ = self.folder / "munge.socket"
         self._start("munged", "--foreground", "--force", f"--socket={socket_}", *files)
-        _until(socket_.exists, "munged made its socket")
+        until(socket_.exists, "munged made its socket")
         self._start("slurmctld", "-D", "-i")
         for node in NODES:
             self.start_node(node)
-        _until(lambda: self.said("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are idle")
+        self.until_idle()
 
     def start_node(self, node: str) -> None:
         apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
         self._nodes[node] = self._start(*apart, "slurmd", "-D", "-N", node)
+
+    def until_idle(self) -> None:
+        """Wait until both nodes are there, and nothing runs or ends on them."""
+        until(lambda: self.said("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, "nodes are idle")
 
     def lose_node(self, node: str) -> None:
         """Kill slurmd and everything that it started, as a power cut does; the controller need not find out itself."""
@@ -100,23 +110,23 @@ class Slurm:
 
     def said(self, *command: str) -> str:
         """What a command of SLURM prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
         return done.stdout
 
     def submit(self, script: Path, *options: str, **variables: str) -> str:
         """The number of the job."""
         done = subprocess.run(
             ["sbatch", "--parsable", *options, str(script)], env={**self.environment, **variables},
-            cwd=script.parent, capture_output=True, text=True, timeout=60,
+            cwd=script.parent, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def control(self, *arguments: str) -> None:
-        subprocess.run(["scontrol", *arguments], env=self.environment, check=True, timeout=60)
+        subprocess.run(["scontrol", *arguments], env=self.environment, check=True, timeout=120)
 
     def cancel(self, *arguments: str) -> None:
-        subprocess.run(["scancel", *arguments], env=self.environment, check=True, timeout=60)
+        subprocess.run(["scancel", *arguments], env=self.environment, check=True, timeout=120)
 
     def job(self, number: str) -> dict[str, str]:
         """What the controller says of a job: JobState, Restarts, ExitCode, StartTime, …"""
@@ -124,13 +134,19 @@ class Slurm:
         return dict(re.findall(r"(\S+?)=(\S*)", told))
 
     def until(
-        self, number: str, wanted: Callable[[dict[str, str]], Any], seconds: float = 90
+        self, number: str, wanted: Callable[[dict[str, str]], Any], seconds: float = PATIENCE
     ) -> dict[str, str]:
         """Wait until a job is as wanted."""
-        _until(lambda: wanted(self.job(number)), f"job {number}", seconds, lambda: str(self.job(number)))
-        return self.job(number)
+        seen: dict[str, str] = {}  # nothing where the controller does not answer in time
 
-    def ended(self, number: str, seconds: float = 90) -> dict[str, str]:
+        def as_wanted() -> Any:
+            seen.update(self.job(number))
+            return seen and wanted(seen)
+
+        until(as_wanted, f"job {number}", seconds, lambda: str(seen))
+        return seen
+
+    def ended(self, number: str, seconds: float = PATIENCE) -> dict[str, str]:
         """Wait for the end of a job: its last state, with the exit code of its script as `code`."""
         found = self.until(number, lambda job: job.get("JobState") in OVER, seconds)
         return {**found, "code": found["ExitCode"].partition(":")[0]}
@@ -160,17 +176,17 @@ def slurm_processes(folder: Path) -> Iterator[Slurm]:
 
 
 def _free_ports(n: int) -> Sequence[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Below those that the system gives to connections: a node that is started again finds its own still free."""
+    found: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            found.append(port)
+    return found[:n]
 
 
-def _until(
-    happened: Callable[[], Any], what: str, seconds: float = 60, tell: Callable[[], str] = lambda: ""
+def until(
+    happened: Callable[[], Any], what: str, seconds: float = PATIENCE, tell: Callable[[], str] = lambda: ""
 ) -> None:
     deadline = time.monotonic() + seconds
     while not happened():

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from nmf_dask.config import ModelSettings, RunSettings, VectorizerSettings
+from nmf_dask.corpus.partitions import MIB
+from nmf_dask.pipeline.planning import Memory, expected_memory, expected_staging
 from tests.deployed import DEPLOY, copied
 from tests.faulty_command import Driver, slow_pass
 from tests.small_corpora import environment, files_of, generated_texts, run_command, wh_bytes, write_corpus
@@ -89,6 +92,18 @@ def test_local_a_tls_cluster_of_three_workers(tmp_path, job_file):
     alone = run_command("fit", job_file, "--output", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
     assert wh_bytes(run_of(tmp_path / "model")) == wh_bytes(run_of(tmp_path / "alone"))
+
+
+def test_local_nobody_starts_without_certificates(tmp_path):
+    """Dask would take the file that is missing for none, and let in whoever comes."""
+    common = {"shared": f"shared={tmp_path}", "source": f"export PATH={PATH}"}
+    for name, last in (("scheduler", {"port": "port=0"}), ("workers", {"memory": "memory=1GiB"})):
+        script = tmp_path / f"{name}.sh"
+        script.write_text(copied(f"local/{name}.sh", common | last))
+        done = subprocess.run(["bash", script, "1"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert f"{tmp_path}/tls/dask.yaml is not there: certificates.sh" in done.stderr
+    assert not (tmp_path / "scheduler.json").exists()
 
 
 def nightly_commands(kind: str, folder: Path, job_file: Path) -> tuple[list[str], dict[str, str]]:
@@ -175,3 +190,36 @@ def test_systemd_tries_again_after_75_alone():
     assert told["RestartForceExitStatus"] == str(errors.RetryableError.exit_code)
     assert told["Restart"] == "on-abnormal"  # deaths by a signal, and no exit code
     assert int(told["TimeoutStopSec"]) > 10  # that long may a checkpoint take
+
+
+def test_sizes_are_those_of_the_plan():
+    """deploy/README.md: the dry run that it shows, by what it says of its input, and what is said after it."""
+    text = " ".join((DEPLOY / "README.md").read_text("utf-8").split())
+
+    def told(pattern: str) -> list[float]:
+        [found] = re.findall(pattern, text)
+        return [float(one.replace(",", "")) for one in ([found] if isinstance(found, str) else found)]
+
+    rows, text_mib = told(r"([\d,]+) documents, ([\d.]+) MiB of text")
+    [largest] = told(r"the largest with ([\d.]+) MiB")
+
+    def planned(ngrams: tuple[int, int]) -> tuple[Memory, int]:
+        vectorizer, model = VectorizerSettings(ngram_range=ngrams), ModelSettings(n_components=50)
+        memory = expected_memory(
+            text_bytes=int(text_mib * MIB), partition_bytes=int(largest * MIB), n_rows=int(rows), threads=1,
+            vectorizer=vectorizer, model=model, in_process=False,
+        )  # fmt: skip
+        every = RunSettings().checkpoint_every
+        return memory, expected_staging(int(text_mib * MIB), int(rows), vectorizer, model, every)
+
+    (memory, staging), (memory_of_two, staging_of_two) = planned((1, 1)), planned((1, 2))
+    assert told(r"driver ([\d.]+) MiB, each") == pytest.approx([memory.driver / MIB], rel=0.01)
+    assert told(r"each worker ([\d.]+) MiB") == pytest.approx([memory.worker / MIB], rel=0.01)
+    assert told(r"staging ([\d.]+) GiB") == pytest.approx([staging / 2**30], rel=0.03)
+    single, pairs = (size / (text_mib * MIB) for size in (staging, staging_of_two))
+    assert told(r"\*\*Disk\*\*: ([\d.]+) GB a GB .* it is ([\d.]+) GB\.") == pytest.approx(
+        [single, pairs], rel=0.03
+    )
+    enough, enough_of_two = told(r"([\d.]+) GiB is enough here, ([\d.]+) GiB for `--ngram-range 1,2`")
+    assert 0.8 * enough < memory.worker / 2**30 <= enough
+    assert 0.8 * enough_of_two < memory_of_two.worker / 2**30 <= enough_of_two

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,12 @@ def image() -> Iterator[Image]:
             buildah("rm", container)
 
 
+def cpu_seconds() -> float:
+    """Of the processes that this one started and that ended: how busy the machine is makes little difference."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def kernels(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*.nbc")}
 
@@ -94,13 +101,15 @@ def test_the_demo_runs_in_the_image(image, tmp_path):
     os.chown(cold / "nmf-dask-kernels", 10001, 10001)
     took = {}
     for tmp in (warm, cold):
-        begun = time.monotonic()
+        begun = cpu_seconds()
         done = image.run(tmp, "nmf-dask", "demo", "-q", "--output", "/tmp/demo")
-        took[tmp.name] = time.monotonic() - begun
+        took[tmp.name] = cpu_seconds() - begun
         assert done.returncode == 0, done.stderr
         assert (tmp / "demo" / "model" / "LATEST").stat().st_uid == 10001
-    print(f"built in {image.seconds:.0f} s; demo {took['warm']:.1f} s, without kernels {took['cold']:.1f} s")
-    assert took["warm"] < took["cold"]
+    print(
+        f"built in {image.seconds:.0f} s; the demo's CPU: {took['warm']:.1f} s, without kernels {took['cold']:.1f} s"
+    )
+    assert took["warm"] < 0.7 * took["cold"]
     held = kernels(image.root / "opt" / "nmf-dask" / "kernels")
     assert len(held) > 40
     job = ("--input", "/tmp/demo/corpus/demo-00000.parquet", "-k", "4", "--max-iter", "5")

@@ -2,17 +2,18 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deployed import copied
+from tests.deployed import DEPLOY, copied
 from tests.faulty_command import FAST_PASSES, Driver, checkpoints, slow_pass
-from tests.slurm_processes import OVER, Slurm, slurm_processes
+from tests.slurm_processes import OVER, PATH, Slurm, slurm_processes, until
 from tests.small_corpora import generated_texts, wh_bytes, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,14 @@ FAULTY = """\
 #!/bin/sh
 [ -z "$SLURM_RESTART_COUNT" ] || { rm -f "$TEST_SLOW_FLAG"; unset TEST_SLOW_FLAG; }
 exec "$PYTHON" -m tests.faulty_command many "$@"
+"""
+# A script in a process of its own, as such a job. Its workers are slow by what they preload.
+QUEUED = """\
+import runpy, sys
+from tests.faulty_command import prepare
+prepare("many")
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -181,6 +190,7 @@ def test_a_lost_node_costs_its_workers_and_not_the_job(slurm, tmp_path, corpus, 
     (tmp_path / "slow").unlink()
     ended = slurm.ended(number)
     slurm.start_node("n2")
+    slurm.until_idle()
     assert (ended["JobState"], ended["code"], ended["Restarts"]) == ("COMPLETED", "0", "0"), submitted.logs()
     assert submitted.told["workers_lost"] == 2
     assert submitted.told["resumed_from"] is None
@@ -205,30 +215,153 @@ def test_one_of_two_jobs_of_a_name_waits_and_goes_on_from_where_the_other_stoppe
     assert_went_on(submitted, ended, undisturbed)
 
 
-def test_workers_by_dask_jobqueue(slurm, tmp_path, corpus):
-    submitted = Submitted(tmp_path, corpus)
-    script = tmp_path / "jobqueue.py"
-    worker = {"cores": 1, "processes": 1, "memory": "1GiB", "walltime": "00:10:00"}
-    script.write_text(
-        copied(
-            "slurm/jobqueue.py",
-            {
-                "WORKERS": "WORKERS = 2",
-                "WORKER": f"WORKER = {worker}",
-                "MORE": "MORE = {'log_directory': '.'}",
-            },
-        )
-    )
-    command = [sys.executable, "-W", "error", script, submitted.job_file]
-    done = subprocess.run(
-        command, env=slurm.environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 workers, 2 threads" in done.stderr
-    assert (submitted.run / "_SUCCESS").exists()
-    workers = re.findall(
-        r"JobId=(\d+) JobName=dask-worker ", slurm.said("scontrol", "show", "job", "--oneliner")
-    )
-    assert len(workers) == 2
-    for worker_job in workers:
-        slurm.until(worker_job, lambda told: told["JobState"] in OVER)
+# SLURM's commands and the job's, as fit.sbatch calls them; the scheduler is there at once.
+STUBS = {
+    "srun": '[ "$6" != scheduler ] || echo > "$cluster.json"; echo srun "$@" >> calls',
+    "nmf-dask": 'until grep -qs "dask worker" calls; do sleep 0.05; done; exit $CODE',
+    "squeue": "echo $STATE",
+    "scontrol": 'echo scontrol "$@" >> calls',
+}
+
+
+def run_without_slurm(folder: Path, **more: str) -> tuple[int, str]:
+    """The exit code of fit.sbatch, and what it called, as a script of which SLURM is stubs."""
+    (folder / "bin").mkdir()
+    for name, line in STUBS.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / "bin" / name).chmod(0o755)
+    shared = more.pop("shared", str(folder / "shared"))
+    lines = {"job": "job=job.toml", "shared": f"shared={shared}", "source": "export cluster"}
+    (folder / "fit.sbatch").write_text(copied("slurm/fit.sbatch", lines))
+    variables = {
+        "PATH": f"{folder / 'bin'}:{PATH}", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURMD_NODENAME": "n1",
+        "SLURM_MEM_PER_CPU": "1024", "STATE": "RUNNING", "CODE": "0", **more,
+    }  # fmt: skip
+    done = subprocess.run(["bash", "fit.sbatch"], cwd=folder, env=variables, timeout=120)
+    calls = folder / "calls"
+    return done.returncode, calls.read_text() if calls.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "state", "again"),
+    [
+        ("75", "", "RUNNING", True),
+        ("75", "9", "RUNNING", True),
+        ("75", "10", "RUNNING", False),
+        ("75", "", "CANCELLED", False),
+        ("65", "", "RUNNING", False),
+        ("2", "", "RUNNING", False),
+        ("1", "", "RUNNING", False),
+        ("137", "", "RUNNING", False),
+        ("0", "", "RUNNING", False),
+    ],
+)
+def test_who_comes_back_into_the_queue(tmp_path, code, restarts, state, again):
+    variables = {"CODE": code, "STATE": state} | ({"SLURM_RESTART_COUNT": restarts} if restarts else {})
+    ended, calls = run_without_slurm(tmp_path, **variables)
+    assert ended == int(code)
+    assert ("scontrol requeue 7" in calls) is again
+    assert "--memory-limit 1024MiB" in calls
+    assert not list((tmp_path / "shared").glob("*.json"))
+
+
+@pytest.mark.parametrize("wrong", [{"SLURM_MEM_PER_CPU": ""}, {"shared": "/dev/null/shared"}], ids=str)
+def test_what_another_try_would_not_mend_starts_nothing(tmp_path, wrong):
+    assert run_without_slurm(tmp_path, **wrong) == (2, "")
+
+
+class Queued:
+    """A copy of jobqueue.py for two workers, as a driver whose sixth pass is slow."""
+
+    def __init__(self, slurm: Slurm, folder: Path, corpus: Path, **more: str) -> None:
+        self.submitted = Submitted(folder, corpus)
+        self.folder, script, log = folder, folder / "jobqueue.py", folder / "driver.log"
+        worker = {"cores": 1, "processes": 1, "memory": "1GiB", "walltime": "00:10:00"}
+        given = {"WORKERS": 2, "WORKER": worker, "MORE": {**more, "log_directory": "."}}
+        lines = {name: f"{name} = {value}" for name, value in given.items()}
+        script.write_text(copied("slurm/jobqueue.py", lines))
+        self.is_slow, variables = slow_pass(folder)
+        # After which a worker that went is lost to Dask: fifteen seconds, if nobody says otherwise.
+        variables["DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT"] = "1s"
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", QUEUED, script, self.submitted.job_file], cwd=folder,
+                env={**slurm.environment, **variables}, stdout=out, stderr=out,
+            )  # fmt: skip
+
+    def until(self, happened: Callable[[], Any], what: str) -> None:
+        """Wait for something that has to happen while the driver runs."""
+        until(lambda: happened() or self.process.poll() is not None, what, tell=self.told)
+        assert happened(), self.told()
+
+    def ended(self) -> int:
+        """The exit code."""
+        until(lambda: self.process.poll() is not None, "jobqueue.py ends", tell=self.told)
+        return self.process.wait()
+
+    def told(self) -> str:
+        """What the driver said, and the workers."""
+        return "\n".join(file.read_text() for file in [self.folder / "driver.log", *self.worker_logs()])
+
+    def worker_logs(self) -> list[Path]:
+        return sorted(self.folder.glob("dask-worker-*.err"))
+
+
+@pytest.fixture
+def queued(slurm, tmp_path, corpus) -> Iterator[Callable[..., Queued]]:
+    """Starts jobqueue.py, which ends with the test."""
+    made: list[Queued] = []
+
+    def start(**more: str) -> Queued:
+        made.append(Queued(slurm, tmp_path, corpus, **more))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+
+
+def worker_jobs(slurm: Slurm) -> list[str]:
+    """Numbers of the jobs that dask-jobqueue submitted."""
+    told = slurm.said("scontrol", "show", "job", "--oneliner")
+    return re.findall(r"JobId=(\d+) JobName=dask-worker ", told)
+
+
+def test_dask_jobqueue_replaces_a_worker_that_is_lost(slurm, queued, undisturbed):
+    job = queued()
+    job.until(job.is_slow, "the slow pass")
+    first, _ = worker_jobs(slurm)
+    slurm.cancel(first)
+    job.until(lambda: len(job.worker_logs()) == 3, "a third worker")
+    (job.folder / "slow").unlink()
+    assert job.ended() == 0, job.told()
+    assert "2 workers, 2 threads" in job.told()
+    assert job.submitted.told["workers_lost"] == 1
+    assert wh_bytes(job.submitted.run) == undisturbed
+    assert len(worker_jobs(slurm)) == 3
+    for number in worker_jobs(slurm):
+        slurm.until(number, lambda told: told["JobState"] in OVER)
+
+
+def test_dask_jobqueue_tells_at_once_what_slurm_has_against_its_jobs(queued):
+    job = queued(queue="nowhere")
+    assert job.ended() == 2, job.told()
+    assert "invalid partition specified: nowhere" in job.told()
+    assert "Traceback" not in job.told()
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "scontrol", "code"),
+    [("exit 0", "exit 1", 0), ("exit 1", "exit 0", 2), ("exit 1", "exit 1", 75)],
+)
+def test_who_answers_not_is_asked_again(tmp_path, sbatch, scontrol, code):
+    """The check of jobqueue.py, with commands that do as SLURM's do: scontrol ping exits 1 where no controller is."""
+    for name, line in (("sbatch", sbatch), ("scontrol", scontrol)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    check = runpy.run_path(str(DEPLOY / "slurm/jobqueue.py"))["CHECK"]
+    assert subprocess.run(check, shell=True, env={"PATH": str(tmp_path)}).returncode == code
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).unlink()
+    assert subprocess.run(check, shell=True, env={"PATH": str(tmp_path)}, capture_output=True).returncode == 2

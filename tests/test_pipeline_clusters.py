@@ -2,8 +2,10 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
+from distributed.nanny import WorkerProcess
 from threadpoolctl import threadpool_info
 
 import nmf_dask.cluster
@@ -67,6 +69,20 @@ def test_own_clusters_write_the_same_bytes(tmp_path, corpus, expected, monkeypat
     monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
     many = fit(settings_of(corpus, tmp_path / "many", corpus=SMALL, cluster=cluster))
     assert wh_bytes(many.uri) == expected[1]
+
+
+def test_a_worker_that_dies_slowly_is_no_fault_of_the_job(tmp_path, corpus, monkeypatch):
+    """As on a machine that is busy: the system takes longer to end the process than its nanny waits."""
+    kill, killed = WorkerProcess.kill, []
+
+    async def slowly(self: WorkerProcess, *args: Any, **kwargs: Any) -> None:
+        await kill(self, *args, **kwargs)
+        killed.append(self)
+        raise TimeoutError
+
+    monkeypatch.setattr(WorkerProcess, "kill", slowly)
+    assert fit(settings_of(corpus, tmp_path / "m", cluster={"workers": 2})).run["status"] == "done"
+    assert len(killed) == 2
 
 
 def _cores() -> int:

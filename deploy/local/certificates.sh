@@ -6,8 +6,8 @@ umask 077
 mkdir -p "$1"
 cd "$1"
 days=${2:-365}
-openssl req -newkey rsa:3072 -noenc -x509 -days "$days" -subj /CN=nmf-dask-ca -keyout ca.key -out ca.pem
-openssl req -newkey rsa:3072 -noenc -subj /CN=nmf-dask -keyout key.pem -out request.pem
+openssl req -newkey rsa:3072 -nodes -x509 -days "$days" -subj /CN=nmf-dask-ca -keyout ca.key -out ca.pem
+openssl req -newkey rsa:3072 -nodes -subj /CN=nmf-dask -keyout key.pem -out request.pem
 openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days "$days" -out cert.pem
 rm -f request.pem ca.srl
 cat > dask.yaml << END
