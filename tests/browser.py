@@ -148,6 +148,10 @@ class Browser:
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more
             )
 
+    def type(self, text: str) -> None:
+        """Text for what has the focus, in place of what is selected there."""
+        self.call("Input.insertText", text=text)
+
     @property
     def errors(self) -> list[Any]:
         """What the console shows of the page that is open, of any level, and exceptions nobody caught."""

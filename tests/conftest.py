@@ -15,6 +15,7 @@ from tests.servers import free_port, serving
 FIRST = (
     "test_faults_workers", "test_faults_memory", "test_faults_driver", "test_pipeline_clusters", "test_update_faults",
     "test_benchmarks", "test_faults_signals", "test_fuzz_input", "test_deploy_slurm", "test_deploy_image",
+    "test_select",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from nmf_dask.reporting import documents, geometry
 from nmf_dask.reporting.documents import ByDate, overview
 from nmf_dask.reporting.excerpts import EXCERPT, Marker, _places
 from nmf_dask.reporting.page import embedded
+from nmf_dask.reporting.report import _over_time
 from nmf_dask.store import Folder, ModelFolder
 from tests.small_corpora import run_command
 from tests.small_models import FIRST, first_and_second, write_run
@@ -104,6 +105,14 @@ class TestGeometry:
         assert found.shape == (n, 2)
         np.testing.assert_allclose(squareform(pdist(found)) if n > 1 else due, due, atol=1e-9)
 
+    def test_topics_that_are_equally_far_apart_do_not_lie_on_one_another(self):
+        """As far as possible from what classical scaling makes of them: all but three of them on one spot."""
+        due = np.ones((12, 12)) - np.eye(12)
+        found = pdist(geometry.placed(due))
+        assert found.min() > 0.2
+        first = pdist(geometry._classical(due))
+        assert np.square(found - 1).sum() < 0.7 * np.square(first - 1).sum()
+
     def test_near_duplicates_are_found_and_no_others(self):
         H = np.eye(4, 30, dtype=np.float32)
         H = np.vstack([H, 3 * H[2] + 0.5 * H[1], np.zeros((1, 30), np.float32)])
@@ -136,7 +145,8 @@ class TestOnePassOverW:
         for when, found in days.sums.items():
             there = (W["day"].astype(str).str[:7] == days.label(when)).to_numpy()
             np.testing.assert_allclose(found, explained[there].sum(axis=0), rtol=1e-6)
-        assert [years.label(when) for when in years.sums] == [f"{year}-07" for year in range(2020, 2025)]
+        # One day a year: the years tell them apart.
+        assert [years.label(when) for when in years.sums] == [str(year) for year in range(2020, 2025)]
 
     def test_days_become_months_and_years_as_they_grow_many(self, monkeypatch):
         monkeypatch.setattr(documents, "MOST_DAYS", 50)
@@ -148,6 +158,22 @@ class TestOnePassOverW:
         assert {dates.label(when): float(total[0]) for when, total in dates.sums.items()} == {
             str(year): 366.0 if year % 4 == 0 else 365.0 for year in range(1969, 2030)
         }
+
+    def test_time_without_a_document_takes_its_place(self):
+        """Months that lack one, between others; but not the years up to one that is far off."""
+        dates = ByDate("day")
+        dates.add(
+            pa.array(np.array(["2020-01-31", "2020-12-01"], "M8[D]")), np.array([[1.0, 3.0], [0.0, 2.0]])
+        )
+        shown = _over_time(dates)
+        assert shown["names"] == [f"2020-{month:02d}" for month in range(1, 13)]
+        assert shown["share"][0] == [0.25, *[None] * 10, 0.0]
+        assert shown["share"][1] == [0.75, *[None] * 10, 1.0]
+        dates.add(pa.array(np.array(["9999-12-31"], "M8[D]")), np.ones((1, 2)))
+        assert _over_time(dates)["names"] == ["2020", "9999"]
+        one = ByDate("day")
+        one.add(pa.array(np.array(["2020-02-29"], "M8[D]")), np.ones((1, 2)))
+        assert _over_time(one)["names"] == ["2020-02-29"]
 
     def test_a_column_of_too_many_values_is_no_label(self):
         column = documents.ByLabel("title")
@@ -192,6 +218,7 @@ class TestMarks:
         excerpt, marks = Marker(VectorizerSettings()).excerpt(text, {"rocket": 1.0, "moon": 2.0})
         assert [excerpt[one.start : one.stop] for one in marks] == ["rocket", "moon"]
         assert excerpt[0] == excerpt[-1] == "…"
+        assert {*excerpt.strip("…").split()} <= {*text.split()}  # whole words
         assert len(excerpt) <= EXCERPT + 2
 
 
@@ -213,7 +240,7 @@ class TestTheCommand:
         assert done.stdout == f"{tmp_path / 'new' / 'page.html'}\n"
         page = (tmp_path / "new" / "page.html").read_text()
         for due in (
-            "1 documents are empty",
+            "Empty documents, which hold none of the selected terms: 1.",
             "10.00%",
             "quark (50%)",
             "documents: #2. Lower -k",

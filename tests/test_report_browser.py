@@ -120,9 +120,41 @@ def test_keys_alone_reach_topics_terms_and_their_contexts(opened):
     opened.run("document.querySelectorAll('#terms tbody button')[1].focus()")
     opened.press("Enter")
     assert opened.run("document.activeElement.textContent") == word
-    marked = opened.run("[...document.querySelectorAll('#context mark')].map(one => one.textContent)")
-    assert marked
-    assert {one.lower() for one in marked} == {word}
+    rows = opened.run(
+        "[...document.querySelectorAll('#context tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    texts = opened.run("[...document.querySelectorAll('#documents .text')].map(one => one.textContent)")
+    assert rows
+    for number, before, marked, after in rows:
+        assert marked.lower() == word
+        assert (
+            f"{before.removeprefix('…')}{marked}{after.removesuffix('…')}"
+            in texts[int(number.rstrip(".")) - 1]
+        )
+
+
+def test_topics_are_found_by_a_term(opened):
+    """As it is typed: the list holds those that have such a term, the map shows the others pale."""
+    options = "[...document.querySelectorAll('#topic option')].map(o => o.value)"
+    everyone = opened.run(options)
+    opened.run("document.getElementById('find').focus()")
+    opened.type("RAYE")
+    assert opened.run("document.getElementById('found').textContent") == "1 of 3 topics"
+    (found,) = opened.run(options)
+    pale = opened.run("[...document.querySelectorAll('#map circle.off')].map(c => c.id)")
+    assert sorted(pale) == sorted(f"circle-{one}" for one in everyone if one != found)
+    opened.run("document.getElementById('topic').focus()")
+    opened.press("Home")
+    assert f"Topic #{found} " in opened.run(SAID)
+    assert "prayer" in opened.run(TERMS)
+    opened.run("document.getElementById('find').select()")
+    opened.type("no such")
+    assert opened.run(options) == []
+    opened.run(
+        "(f => { f.value = ''; f.dispatchEvent(new Event('input')); })(document.getElementById('find'))"
+    )
+    assert opened.run(options) == everyone
+    assert opened.run("document.querySelectorAll('#map circle.off').length") == 0
 
 
 def test_a_screen_reader_finds_names_for_all_that_can_be_reached(opened):
@@ -187,9 +219,10 @@ def test_all_topics_over_time_and_by_label_at_once(opened):
     tables = opened.run(ROWS)
     assert len(tables) == len(groups) == 2
     for group, rows in zip(groups, tables, strict=True):
-        most = max(max(one) for one in group["share"])
+        shares = [[one or 0.0 for one in row] for row in group["share"]]  # null: a month without documents
+        most = max(max(one) for one in shares)
         for topic, row in zip(order, rows, strict=True):
-            share = group["share"][topic]
+            share = shares[topic]
             assert row["name"].startswith(f"#{topic} ")
             np.testing.assert_allclose(row["shades"], 255 * np.sqrt(np.array(share) / most), atol=2)
             assert row["most"].endswith(f" in {group['names'][int(np.argmax(share))]}")
@@ -203,6 +236,27 @@ def test_all_topics_over_time_and_by_label_at_once(opened):
         assert opened.run("document.activeElement.dataset.topic") == str(topic)
         # One stop a table for the key of tabs, whatever k is.
         assert opened.run("document.querySelectorAll('#all-groups [tabindex=\"0\"]').length") == 2
+
+
+LABELS = """[...document.querySelectorAll('#map g text')].map(t => (b => [t.textContent, b.x, b.y, b.width, b.height])(
+    t.getBBox()))"""
+
+
+def overlapping(labels: list[list]) -> list[tuple[str, str]]:
+    """Pairs of labels of which one stands on the other, by more than a pixel."""
+    return [
+        (one[0], other[0])
+        for n, one in enumerate(labels)
+        for other in labels[:n]
+        if all(one[i] + 1 < other[i] + other[i + 2] and other[i] + 1 < one[i] + one[i + 2] for i in (1, 2))
+    ]
+
+
+def test_topics_on_the_map_are_named_and_no_name_stands_on_another(opened):
+    labels = opened.run(LABELS)
+    assert {"0", "1", "2"} < {one[0] for one in labels}
+    assert {one[0] for one in labels} & {word for words in SUBJECTS for word in words}
+    assert overlapping(labels) == []
 
 
 def test_a_picture_is_kept(opened, page):

@@ -40,13 +40,17 @@ def job(corpus: Path, output: Path, /, **sections) -> Settings:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_topics", "seed"), [(7, 11), (15, 12)])
-def test_finds_the_number_that_was_planted(tmp_path, n_topics, seed):
-    """The whole claim (7, 15 and 30 topics, ten seeds each) is run by tests/benchmarks/select.py."""
-    folder = write_corpus(tmp_path / "c", planted_texts(n_topics, seed), 2, row_group_size=1000)
+@pytest.mark.parametrize(("n_topics", "n", "fits"), [(7, 1000, 6), (15, 1500, 6), (30, 2000, 10)])
+def test_finds_the_number_that_was_planted_in_nine_of_ten_corpora(tmp_path, n_topics, n, fits):
+    """Among three numbers below it and three above; tests/benchmarks/select.py has larger corpora, and more fits."""
     tried = list(range(n_topics - 3, n_topics + 4))
-    found = select(job(folder, tmp_path / "m", select={"candidates": tried, "fits": 6}))
-    assert abs(found.n_components - n_topics) <= 1
+    found = []
+    for seed in range(10):
+        texts = planted_texts(n_topics, seed, n=n)
+        folder = write_corpus(tmp_path / f"c{seed}", texts, 2, row_group_size=1000)
+        result = select(job(folder, tmp_path / f"m{seed}", select={"candidates": tried, "fits": fits}))
+        found.append(result.n_components)
+    assert sum(abs(one - n_topics) <= 1 for one in found) >= 9, found
 
 
 def test_what_is_written_and_that_it_is_not_done_again(corpus, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -107,27 +107,39 @@ class ByDate:
         for when, total in _summed(at, explained[known]):
             self.sums[when] = self.sums[when] + total if when in self.sums else total
         while len(self.sums) > MOST_DAYS and self.step != "Y":
-            self._coarser()
+            coarser = self._coarser()
+            self.step, self.sums = coarser.step, coarser.sums
 
     def shown(self) -> ByDate:
-        """The same in steps that can be shown: MOST_BINS at most (of years, the last ones)."""
-        coarse = ByDate(self.name, self.step, dict(self.sums), self.n_without)
-        while coarse.sums and coarse.step != "Y" and max(coarse.sums) - min(coarse.sums) >= MOST_BINS:
-            coarse._coarser()
-        coarse.sums = dict(sorted(coarse.sums.items())[-MOST_BINS:])
-        return coarse
+        """The same in steps that can be shown: MOST_BINS at most (of years, the last ones).
+
+        In months or years, too, where these tell the dates apart as well. Steps between them of which there is no
+        document are there as well, with zeros: time is not cut short.
+        """
+        shown: ByDate = replace(self, sums=dict(self.sums))
+        while len(shown.sums) > 1 and shown.step != "Y":
+            coarser = shown._coarser()
+            if len(coarser.sums) < len(shown.sums) and max(shown.sums) - min(shown.sums) < MOST_BINS:
+                break
+            shown = coarser
+        shown.sums = dict(sorted(shown.sums.items())[-MOST_BINS:])
+        if shown.sums and max(shown.sums) - min(shown.sums) < MOST_BINS:
+            nothing = np.zeros_like(shown.sums[min(shown.sums)])
+            steps = range(min(shown.sums), max(shown.sums) + 1)
+            shown.sums = {when: shown.sums.get(when, nothing) for when in steps}
+        return shown
 
     def label(self, when: int) -> str:
         """A step as ISO 8601 has it: 2026, 2026-11 or 2026-11-24."""
         return str(np.array(when, f"M8[{self.step}]"))
 
-    def _coarser(self) -> None:
+    def _coarser(self) -> ByDate:
         step = _STEPS[_STEPS.index(self.step) + 1]
         sums: dict[int, NDArray[np.float64]] = {}
         for when, total in self.sums.items():
             at = int(np.array(when, f"M8[{self.step}]").astype(f"M8[{step}]").astype(np.int64))
             sums[at] = sums[at] + total if at in sums else total
-        self.step, self.sums = step, sums
+        return replace(self, step=step, sums=sums)
 
 
 def _summed(codes: NDArray[Any], explained: NDArray[np.float64]) -> Iterable[tuple[int, NDArray[np.float64]]]:

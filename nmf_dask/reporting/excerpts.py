@@ -135,6 +135,8 @@ class Marker:
             text.rfind(" ", max(0, low - 30), low) + 1 or low
         )  # where a word begins, if the script has spaces
         high = min(len(text), low + EXCERPT)
+        if high < len(text):
+            high = text.rfind(" ", high - 30, high) + 1 or high  # and where one ends
         before, after = "…" * (low > 0), "…" * (high < len(text))
         shift = len(before) - low
         inside = [

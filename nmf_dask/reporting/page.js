@@ -9,7 +9,7 @@
 
   // Text goes in as text alone: nothing from the corpus is ever parsed as HTML.
   function make(name, attributes, ...children) {
-    const svg = ["svg", "circle", "text", "rect", "title"].includes(name);
+    const svg = ["svg", "g", "circle", "text", "rect", "path", "title"].includes(name);
     const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
     for (const [key, value] of Object.entries(attributes || {})) element.setAttribute(key, value);
     element.append(...children);
@@ -28,16 +28,38 @@
       .slice(0, data.n_terms).map(([, i]) => i);
   }
   const lambda = () => Number(at("lambda").value);
-  function name(t) {
-    const topic = data.topics[t];
-    const first = topic.terms.map((_, i) => i).sort((a, b) => topic.p[b] - topic.p[a] || a - b).slice(0, 6);
-    return `#${t} · ${percent(topic.share)} · ${first.map((i) => data.terms[topic.terms[i]]).join(", ") || "no terms"}`;
-  }
-  const names = data.topics.map((_, t) => name(t));
+  const firstTerms = data.topics.map((topic) => topic.terms.map((_, i) => i)
+    .sort((a, b) => topic.p[b] - topic.p[a] || a - b).slice(0, 6).map((i) => data.terms[topic.terms[i]]));
+  const names = data.topics.map((topic, t) =>
+    `#${t} · ${percent(topic.share)} · ${firstTerms[t].join(", ") || "no terms"}`);
 
+  // Topics of which a term holds what is typed, of a hundredth of the first one's weight at least; all, where nothing is.
   function drawList() {
-    at("topic").append(...byShare.map((t) => make("option", { value: t }, names[t])));
-    at("topic").addEventListener("change", () => select(Number(at("topic").value)));
+    const asked = at("find").value.trim().toLowerCase();
+    const holds = ({ terms, p }, least = Math.max(...p) / 100) =>
+      terms.some((j, i) => p[i] >= least && data.terms[j].toLowerCase().includes(asked));
+    const found = asked ? byShare.filter((t) => holds(data.topics[t])) : byShare, there = new Set(found);
+    at("topic").replaceChildren(...found.map((t) => make("option", { value: t }, names[t])));
+    at("topic").value = selected;
+    at("found").textContent = asked ? `${found.length} of ${byShare.length} topics` : "";
+    for (const t of byShare) document.getElementById(`circle-${t}`)?.classList.toggle("off", !there.has(t));
+  }
+
+  // Over all circles: the number of a topic in its middle and its first term below, the largest topics first, and none
+  // that would stand on another. Widths are reckoned from characters: nothing has to be laid out to be measured.
+  function labels(places, size) {
+    const taken = [], group = make("g", { "aria-hidden": true });
+    const put = (text, kind, x, y) => {
+      const half = 4 * [...text].length + 2, box = [x - half, x + half, y - 7, y + 7];
+      if (!text || box[0] < 0 || box[1] > size || box[3] > size) return;
+      if (taken.some((one) => box[0] < one[1] && one[0] < box[1] && box[2] < one[3] && one[2] < box[3])) return;
+      taken.push(box);
+      group.append(make("text", { x, y, class: kind }, text));
+    };
+    const large = places.filter(([, , , r]) => r > 9);
+    for (const [t, x, y] of large) put(String(t), "number", x, y);
+    for (const [t, x, y, r] of large) put(firstTerms[t][0] ?? "", "term", x, y + Math.max(16, r - 8));
+    return group;
   }
 
   function drawMap() {
@@ -47,17 +69,22 @@
       return [(Math.min(...all) + Math.max(...all)) / 2, Math.max(...all) - Math.min(...all)];
     };
     const [[mx, wide], [my, high]] = [middle("x"), middle("y")], scale = (size - 120) / Math.max(1e-9, wide, high);
+    const places = [];
     for (const t of shown) {
       const topic = data.topics[t], x = size / 2 + (topic.x - mx) * scale, y = size / 2 - (topic.y - my) * scale;
-      const r = Math.max(4, Math.sqrt((topic.share * 0.12 * size * size) / Math.PI));
+      const r = Math.max(4, Math.sqrt((topic.share * 0.1 * size * size) / Math.PI));
       const circle = make("circle", { id: `circle-${t}`, cx: x, cy: y, r, role: "option", "aria-label": names[t],
         "aria-selected": false }, make("title", {}, names[t]));
       circle.addEventListener("click", () => select(t));
-      map.append(circle, ...(r > 9 ? [make("text", { x, y, "aria-hidden": true }, String(t))] : []));
+      map.append(circle);
+      places.push([t, x, y, r]);
     }
+    // The selected one is seen, whatever lies on it.
+    map.append(labels(places, size), make("circle", { id: "ring", "aria-hidden": true }));
     map.addEventListener("keydown", (event) => {
       const here = shown.indexOf(selected), last = shown.length - 1;
-      const to = { ArrowRight: here + 1, ArrowDown: here + 1, ArrowLeft: here - 1, ArrowUp: here - 1, Home: 0, End: last };
+      const on = here + 1, back = here - 1;
+      const to = { ArrowRight: on, ArrowDown: on, ArrowLeft: back, ArrowUp: back, Home: 0, End: last };
       if (!(event.key in to)) return;
       event.preventDefault();
       if (last >= 0) select(shown[Math.min(last, Math.max(0, to[event.key]))]);
@@ -90,14 +117,24 @@
     if (!topic.documents.length) at("documents").append(make("li", {}, "no document has a weight in this topic"));
   }
 
+  // Some characters beside a word, cut between words where there are spaces.
+  const AROUND = 32;
+  function before(text) {
+    const all = [...text], cut = all.slice(-AROUND).join(""), space = cut.indexOf(" ");
+    return all.length <= AROUND ? text : "…" + (space < 0 ? cut : cut.slice(space + 1));
+  }
+  function after(text) {
+    const all = [...text], cut = all.slice(0, AROUND).join(""), space = cut.lastIndexOf(" ");
+    return all.length <= AROUND ? text : (space < 0 ? cut : cut.slice(0, space)) + "…";
+  }
+
   function contexts(topic, i) {
     const found = [], side = (parts) => parts.map((part) => typeof part === "string" ? part : part[0]).join("");
-    for (const one of topic.documents) (one.text || []).forEach((part, place) => {
+    topic.documents.forEach((one, number) => (one.text || []).forEach((part, place) => {
       if (typeof part === "string" || part[1] !== i) return;
-      const before = side(one.text.slice(0, place)), after = side(one.text.slice(place + 1));
-      found.push([one.id, before.length > 60 ? "…" + before.slice(-60) : before, part[0],
-        after.length > 60 ? after.slice(0, 60) + "…" : after]);
-    });
+      const [left, right] = [one.text.slice(0, place), one.text.slice(place + 1)].map(side);
+      found.push([number + 1, before(left), part[0], after(right)]);
+    }));
     return found;
   }
 
@@ -105,10 +142,33 @@
     if (!data.with_texts) return;
     const topic = data.topics[selected];
     if (term === null) term = relevant(topic, lambda()).find((i) => contexts(topic, i).length) ?? null;
-    const found = term === null ? [] : contexts(topic, term);
-    at("context-of").textContent = term === null ? "" : `“${data.terms[topic.terms[term]]}”, ${found.length} times in these documents`;
-    at("context").replaceChildren(...found.slice(0, 12).map(([id, before, word, after]) =>
-      make("li", { class: "text" }, before, make("mark", {}, word), `${after} `, make("span", { class: "dim" }, id))));
+    const found = term === null ? [] : contexts(topic, term), shown = found.slice(0, 15);
+    const times = found.length === 1 ? "once" : `${found.length} times`;
+    const first = shown.length < found.length ? `, of which the first ${shown.length}` : "";
+    at("context-of").textContent = term === null ? "No term of the topic is in these documents."
+      : `“${data.terms[topic.terms[term]]}” stands ${times} in these documents${first}`;
+    at("context").tBodies[0].replaceChildren(...shown.map(([number, left, word, right]) => make("tr", {},
+      make("th", { scope: "row", class: "dim", "aria-label": `document ${number}` }, `${number}.`),
+      make("td", { class: "before" }, left), make("td", { class: "word" }, make("mark", {}, word)),
+      make("td", {}, right))));
+  }
+
+  const none = "no documents";
+  const told = (share) => share === null ? none : percent(share);
+
+  // A bar a point of time; where no document is, none.
+  function columns(rows, most, caption) {
+    const step = 545 / rows.length, chart = make("svg", { viewBox: "0 0 600 170", class: "columns", role: "img",
+      "aria-label": `${caption}; the numbers are in the table that follows` });
+    rows.forEach(([one, s], i) => chart.append(make("rect", { x: 55 + i * step, width: Math.max(1, step - 1),
+      y: 10 + 130 * (1 - s / most), height: (130 * s) / most }, make("title", {}, `${one}: ${told(s)}`))));
+    const say = (text, x, y, anchor) => chart.append(make("text", { x, y, "text-anchor": anchor }, text));
+    chart.append(make("path", { d: "M53 10V141H600" }));
+    say(percent(most), 49, 18, "end");
+    say("0", 49, 141, "end");
+    say(rows[0][0], 55, 160, "start");
+    if (rows.length > 1) say(rows[rows.length - 1][0], 600, 160, "end");
+    return chart;
   }
 
   function drawGroups() {
@@ -119,43 +179,60 @@
       const rows = group.names.map((one, i) => [one, share[i]]);
       if (group.kind === "label") rows.sort((a, b) => b[1] - a[1]);
       const table = make("table", { class: "stages", "aria-label": caption }, make("tbody", {},
-        ...rows.map(([one, s]) => make("tr", {}, make("th", { scope: "row" }, one),
-          make("td", { class: "bar", "aria-hidden": true }, width(s / most)), make("td", { class: "number" }, percent(s))))));
-      const section = make("section", {}, make("h3", {}, caption));
-      if (group.kind === "date") {
-        const step = 600 / rows.length, chart = make("svg", { viewBox: "0 0 600 150", class: "columns", role: "img",
-          "aria-label": `${caption}; the numbers are in the table that follows` });
-        rows.forEach(([one, s], i) => chart.append(make("rect", { x: i * step, width: Math.max(1, step - 1),
-          y: 15 + 115 * (1 - s / most), height: (115 * s) / most }, make("title", {}, `${one}: ${percent(s)}`))));
-        chart.append(make("text", { x: 0, y: 146 }, rows[0][0]), make("text", { x: 0, y: 10 }, `${percent(most)} at most`),
-          make("text", { x: 600, y: 146, "text-anchor": "end" }, rows[rows.length - 1][0]));
-        section.append(chart, make("details", {}, make("summary", {}, "The numbers"), make("div", { class: "scroll" }, table)));
-      } else section.append(make("div", { class: "scroll" }, table));
-      return section;
+        ...rows.map(([one, s]) => make("tr", {}, make("th", { scope: "row" }, one), make("td",
+          { class: "bar", "aria-hidden": true }, width(s / most)), make("td", { class: "number" }, told(s))))));
+      const numbers = make("div", { class: "scroll" }, table);
+      const shown = group.kind === "label" ? [numbers]
+        : [columns(rows, most, caption), make("details", {}, make("summary", {}, "The numbers"), numbers)];
+      return make("section", {}, make("h2", {}, caption), ...shown);
     }));
   }
 
   // One canvas a topic, a pixel a group: thousands of cells cost no elements. What it shows stands beside it in words.
   function strip(shares, most) {
-    const canvas = make("canvas", { width: shares.length, height: 1, "aria-hidden": true }), pen = canvas.getContext("2d");
-    shares.forEach((s, i) => { pen.fillStyle = `rgba(20, 60, 110, ${Math.sqrt((s ?? 0) / most)})`; pen.fillRect(i, 0, 1, 1); });
+    const canvas = make("canvas", { width: shares.length, height: 1, "aria-hidden": true });
+    const pen = canvas.getContext("2d");
+    shares.forEach((s, i) => {
+      pen.fillStyle = `rgba(20, 60, 110, ${Math.sqrt((s ?? 0) / most)})`;
+      pen.fillRect(i, 0, 1, 1);
+    });
     return canvas;
+  }
+
+  // Over the strips: every label upright, or the first point of time and the last.
+  function heads(group) {
+    const all = group.kind === "label" && group.names.length > 1, last = group.names.length - 1;
+    const shown = all ? group.names : [group.names[0], ...(last ? [group.names[last]] : [])];
+    const spans = shown.map((one) => make("span", { title: one }, one));
+    if (!all && last) spans[1].style.textAlign = "right";
+    return make("div", { class: all ? "heads upright" : "heads" }, ...spans);
+  }
+
+  // What stands under the mouse.
+  function point(event, group, share) {
+    const box = event.target.getBoundingClientRect(), along = (event.clientX - box.left) / box.width;
+    const here = Math.min(share.length - 1, Math.max(0, Math.floor(along * share.length)));
+    event.target.title = `${group.names[here]}: ${told(share[here])}`;
   }
 
   function drawAll() {
     at("all-groups").append(...data.groups.map((group) => {
       const most = Math.max(1e-9, ...group.share.map((row) => Math.max(...row)));
-      const caption = `Shares of all topics ${group.kind === "date" ? "over time" : "by"} ${group.name}`;
+      const caption = group.kind === "date" ? `Shares of all topics over time (${group.name})`
+        : `Shares of all topics by ${group.name}`;
       const rows = byShare.map((t) => {
-        const share = group.share[t], peak = share.indexOf(Math.max(...share));
-        const button = make("button", { type: "button", "data-topic": t, tabindex: -1 }, names[t]);
+        const share = group.share[t], peak = share.reduce((best, s, i) => (s > share[best] ? i : best), 0);
+        const button = make("button", { type: "button", "data-topic": t, tabindex: -1, title: names[t] }, names[t]);
         button.addEventListener("click", () => select(t));
-        return make("tr", {}, make("th", { scope: "row" }, button), make("td", { class: "strip" }, strip(share, most)),
-          make("td", {}, `${percent(share[peak])} in ${group.names[peak]}`));
+        const canvas = strip(share, most), said = `${told(share[peak])} in ${group.names[peak]}`;
+        canvas.addEventListener("mousemove", (event) => point(event, group, share));
+        return make("tr", {}, make("th", { scope: "row", class: "name" }, button), make("td", {}, canvas),
+          make("td", { class: "most", title: said }, said));
       });
-      const head = make("tr", {}, make("th", { scope: "col" }, "topic"), make("th", { scope: "col" },
-        `${group.names[0]} to ${group.names[group.names.length - 1]}`), make("th", { scope: "col" }, "most"));
-      const table = make("table", { class: "heat", "aria-label": caption }, make("thead", {}, head), make("tbody", {}, ...rows));
+      const head = make("tr", {}, make("th", { scope: "col", class: "name" }, "topic"),
+        make("th", { scope: "col" }, heads(group)), make("th", { scope: "col", class: "most" }, "most"));
+      const table = make("table", { class: "heat", "aria-label": caption },
+        make("thead", {}, head), make("tbody", {}, ...rows));
       table.addEventListener("keydown", (event) => {
         const here = byShare.indexOf(selected), last = byShare.length - 1;
         const to = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: last };
@@ -164,8 +241,9 @@
         select(byShare[Math.min(last, Math.max(0, to[event.key]))]);
         table.querySelector("[aria-pressed=true]").focus();
       });
-      return make("section", {}, make("h3", {}, caption), make("p", { class: "dim" }, `The darkest is ${percent(most)}; `
-        + `${group.names.length} columns, left to right. A click or the arrow keys select a topic.`), make("div", { class: "scroll" }, table));
+      const help = `The darkest is ${percent(most)}. A click or the arrow keys select a topic.`;
+      return make("section", {}, make("h2", {}, caption), make("p", { class: "dim" }, help),
+        make("div", { class: "scroll" }, table));
     }));
   }
 
@@ -182,7 +260,11 @@
     markAll(t, true);
     const before = document.getElementById(`circle-${selected}`), now = document.getElementById(`circle-${t}`);
     if (before) before.setAttribute("aria-selected", false);
-    if (now) { now.setAttribute("aria-selected", true); at("map").setAttribute("aria-activedescendant", now.id); }
+    if (now) {
+      now.setAttribute("aria-selected", true);
+      at("map").setAttribute("aria-activedescendant", now.id);
+    }
+    for (const one of ["cx", "cy", "r"]) at("ring").setAttribute(one, now ? now.getAttribute(one) : 0);
     selected = t;
     term = null;
     at("topic").value = t;
@@ -196,6 +278,8 @@
   drawList();
   drawMap();
   drawAll();
+  at("topic").addEventListener("change", () => select(Number(at("topic").value)));
+  at("find").addEventListener("input", drawList);
   at("lambda").addEventListener("input", () => { drawTerms(); });
   select(selected);
   document.documentElement.dataset.ready = "true";

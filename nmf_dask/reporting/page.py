@@ -40,7 +40,7 @@ def page_of(
             '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
             f"<title>{_text(title)}</title><style>{style}</style></head><body>",
             f"<h1>{_text(title)}</h1>",
-            '<div class="side"><section><h2>The model</h2>', _table(facts), "</section>",
+            '<div class="side"><section><h2>The model</h2>', _table(facts, "facts"), "</section>",
             "<section><h2>What to be wary of</h2>", warned, "</section></div>",
             _TOPICS,
             '<div class="side"><section><h2>Loss over passes</h2>', _loss(passes), "</section>",
@@ -62,9 +62,9 @@ def _text(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
+def _table(rows: Iterable[tuple[str, str]], kind: str = "settings") -> str:
     cells = (f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>' for name, value in rows)
-    return f"<table><tbody>{''.join(cells)}</tbody></table>"
+    return f'<table class="{kind}"><tbody>{"".join(cells)}</tbody></table>'
 
 
 def _loss(passes: Sequence[Mapping[str, Any]]) -> str:
@@ -78,15 +78,16 @@ def _loss(passes: Sequence[Mapping[str, Any]]) -> str:
     low, high = min(loss for _, loss in told), max(loss for _, loss in told)
     first, last = told[0][0], told[-1][0]
     points = " ".join(
-        f"{10 + 480 * (number - first) / max(1, last - first):.1f},"
-        f"{20 + 110 * (high - loss) / ((high - low) or 1.0):.1f}"
+        f"{70 + 420 * (number - first) / max(1, last - first):.1f},"
+        f"{10 + 110 * (high - loss) / ((high - low) or 1.0):.1f}"
         for number, loss in told
     )
     return (
-        '<svg class="loss" viewBox="0 0 500 160" role="img" aria-label="Reconstruction error after each pass; the '
-        f'numbers are in the table that follows"><polyline points="{points}"/><text x="10" y="12">{high:.6g}</text>'
-        f'<text x="490" y="145" text-anchor="end">{low:.6g}</text><text x="10" y="157">pass {first}</text>'
-        f'<text x="490" y="157" text-anchor="end">pass {last}</text></svg><details><summary>The numbers</summary>'
+        '<svg class="loss" viewBox="0 0 500 150" role="img" aria-label="Reconstruction error after each pass; the '
+        f'numbers are in the table that follows"><path d="M66 6V124H494"/><polyline points="{points}"/>'
+        f'<text x="62" y="14" text-anchor="end">{high:.6g}</text>'
+        f'<text x="62" y="124" text-anchor="end">{low:.6g}</text><text x="70" y="142">pass {first}</text>'
+        f'<text x="494" y="142" text-anchor="end">pass {last}</text></svg><details><summary>The numbers</summary>'
         '<div class="scroll"><table><thead><tr><th scope="col">pass</th><th scope="col">reconstruction error</th></tr>'
         f"</thead><tbody>{rows}</tbody></table></div></details>"
     )
@@ -118,23 +119,26 @@ def _short(text: str) -> str:
 
 _TOPICS = """
 <noscript><p>The topics below are drawn by a script in this file, which this browser does not run.</p></noscript>
-<p id="said" class="dim" role="status" aria-live="polite"></p>
+<p id="said" role="status" aria-live="polite"></p>
 <div class="side"><section><h2 id="map-title">Map of the topics</h2>
 <p class="dim">Near means similar terms (Hellinger distance, in two dimensions as well as that goes); the area is the
 topic's share of the corpus. Click a topic, or move with the arrow keys.</p>
 <svg id="map" viewBox="0 0 600 600" role="listbox" tabindex="0" aria-labelledby="map-title"></svg>
-<h3><label for="topic">All topics, the largest first</label></h3><select id="topic" size="10"></select></section>
+<h3><label for="topic">All topics, the largest first</label></h3>
+<p><label for="find">with the term</label> <input id="find" type="search" autocomplete="off" spellcheck="false">
+<output id="found" for="find" class="dim"></output></p><select id="topic" size="10"></select></section>
 <section><h2>Terms of the topic</h2>
 <p><label for="lambda">Relevance &lambda;</label> <input id="lambda" type="range" min="0" max="1" step="0.1" value="0.6"
 aria-describedby="lambda-help"> <output id="lambda-value" for="lambda"></output></p>
-<p class="dim" id="lambda-help">1: terms by their weight in the topic; 0: terms that the topic has for itself. Red is
-the topic's part of a term, blue all of it. A click on a term shows it in context.</p>
+<p class="dim" id="lambda-help">1: terms by their weight in the topic; 0: terms that the topic has for itself. A click
+on a term shows it in context. <span class="key in"></span> the topic's part of a term,
+<span class="key all"></span> all of it in the corpus.</p>
 <table id="terms"><thead><tr><th scope="col">term</th><th class="bar" aria-hidden="true"></th>
 <th scope="col" class="number">of the topic</th><th scope="col" class="number">of the term</th></tr></thead>
 <tbody></tbody></table></section></div>
 <div class="side"><section><h2>Most typical documents</h2><ol id="documents"></ol></section>
 <section><h2>Words in context</h2>
 <p id="context-of" class="dim">Texts are shown where the report was made with --input.</p>
-<ul id="context"></ul><div id="groups"></div></section></div>
-<div id="all-groups" class="side"></div>
+<table id="context" aria-labelledby="context-of"><tbody></tbody></table><div id="groups"></div></section></div>
+<div id="all-groups"></div>
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def report(model: str, output: str = "report.html", input: str | Sequence[str] =
     told = overview(loaded.W_parts(), sums, N_DOCUMENTS)
     inputs = (input,) if isinstance(input, str) else tuple(input)
     page = page_of(
-        title=f"Topics of run {loaded.run.get('run_id')}",
+        title=f"{loaded.n_components:,} topics of {_count(told.n_documents, 'document')}",
         facts=_facts(loaded, told),
         warnings=_warnings(loaded, told),
         passes=_passes(loaded),
@@ -85,28 +86,53 @@ def _texts(model: TopicModel, told: Overview, inputs: tuple[str, ...]) -> dict[i
 def _facts(model: TopicModel, told: Overview) -> list[tuple[str, str]]:
     run, settings = model.run, model.model_settings
     source = run.get("input") or {}
-    what = "counts" if model.of_counts else "text"
-    files = source.get("files") or []
     rows = [
-        ("corpus", f"{len(files):,} files ({files[0]['name']}, …)" if files else "unknown"),
-        ("documents", f"{told.n_documents:,}, {(source.get('text_bytes') or 0) / 1e6:,.1f} MB of {what}"),
+        ("corpus", _corpus(run)),
+        ("documents", f"{told.n_documents:,}{_size(source, model.of_counts)}"),
         ("terms", f"{len(model.vocabulary):,} of {model.vectorizer_settings.n_features:,} buckets"),
         ("topics", f"{model.n_components:,}"),
         (
             "method",
             f"{settings.beta_loss}, {settings.method}, from {settings.init}, seed {settings.random_state}",
         ),
-        ("passes", f"{run.get('n_iter')} (stopped by {run.get('stop_reason')})"),
-        ("reconstruction error", f"{model.reconstruction_err:.8g}"),
     ]
-    peak = run.get("peak_memory") or {}
-    rows += [
-        (f"peak memory, {name.replace('_', ' ')}", f"{value / 2**20:,.0f} MiB")
-        for name, value in peak.items()
+    if run.get("n_iter"):
+        rows.append(("passes", f"{run['n_iter']:,} (stopped by {run.get('stop_reason')})"))
+    rows.append(("reconstruction error", f"{model.reconstruction_err:.8g}"))
+    peak = [
+        f"{name.replace('_', ' ')} {value / 2**20:,.0f} MiB"
+        for name, value in (run.get("peak_memory") or {}).items()
         if value
     ]
-    rows.append(("written", f"{run.get('written')} by nmf-dask {run.get('versions', {}).get('nmf-dask')}"))
+    if peak:
+        rows.append(("peak memory", ", ".join(peak)))
+    rows.append(("run", f"{run['run_id']}{_written(run)}"))
     return rows
+
+
+def _corpus(run: Mapping[str, Any]) -> str:
+    """What the fit was given to read, and in how many files it found the corpus."""
+    given = run["config"]["corpus"].get("input") or ["unknown"]
+    files = (run.get("input") or {}).get("files") or []
+    more = f" and {len(given) - 1:,} more" if len(given) > 1 else ""
+    found = f" ({_count(len(files), 'file')})" if files else ""
+    return f"{given[0]}{more}{found}"
+
+
+def _size(source: Mapping[str, Any], of_counts: bool) -> str:
+    n_bytes = source.get("text_bytes")
+    return f", {n_bytes / 1e6:,.1f} MB of {'counts' if of_counts else 'text'}" if n_bytes else ""
+
+
+def _written(run: Mapping[str, Any]) -> str:
+    """When, to the minute, and by which version; nothing where the run does not tell."""
+    when, version = run.get("written"), (run.get("versions") or {}).get("nmf-dask")
+    at = f", written {datetime.fromisoformat(when):%Y-%m-%d %H:%M} UTC" if when else ""
+    return f"{at} by nmf-dask {version}" if at and version else at
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _warnings(model: TopicModel, told: Overview) -> list[str]:
@@ -114,23 +140,23 @@ def _warnings(model: TopicModel, told: Overview) -> list[str]:
     messages = [
         message.format(run[key])
         for key, message in (
-            ("n_empty_documents", "{:,} documents are empty: they hold none of the selected terms."),
-            ("n_null_texts", "{:,} documents have no text (null)."),
-            ("n_invalid_utf8", "{:,} documents are no valid UTF-8; what is not stands as U+FFFD."),
-            ("workers_lost", "{:,} workers were lost; their work was done again."),
+            ("n_empty_documents", "Empty documents, which hold none of the selected terms: {:,}."),
+            ("n_null_texts", "Documents without a text (null): {:,}."),
+            ("n_invalid_utf8", "Documents that are no valid UTF-8, in which U+FFFD stands for what is not: {:,}."),
+            ("workers_lost", "Workers that were lost, and whose work was done again: {:,}."),
         )
         if run.get(key)
     ]  # fmt: skip
     without = told.n_without_topic - int(run.get("n_empty_documents") or 0)
     if without > 0:
-        messages.append(f"{without:,} documents hold terms, but no topic has a weight in them.")
+        messages.append(f"Documents that hold terms, but in which no topic has a weight: {without:,}.")
     messages += [*_collisions(model), *_doubtful_topics(model)]
     if run.get("stop_reason") == "max_iter":
         messages.append(
             "The fit stopped at model.max_iter before it converged: more passes may make better topics."
         )
     messages += [
-        f"{one.n_without:,} documents have no {one.name}; they are in no point of time."
+        f"Documents without a {one.name}, which are at no point of time: {one.n_without:,}."
         for one in told.dates
         if one.n_without
     ]
@@ -259,10 +285,10 @@ def _by_label(labels: ByLabel) -> dict[str, Any]:
 
 
 def _within(totals: Sequence[NDArray[np.float64]]) -> list[list[float | None]]:
-    """The share of each topic (rows) within each group (columns)."""
+    """The share of each topic (rows) within each group (columns); None in a group where no topic has any."""
     sums = np.array(totals).T
     every = sums.sum(axis=0)
-    shares = np.divide(sums, every, out=np.zeros_like(sums), where=every > 0)
+    shares = np.divide(sums, every, out=np.full_like(sums, np.nan), where=every > 0)
     return [[_number(one, 3) for one in row] for row in shares]
 
 
