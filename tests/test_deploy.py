@@ -214,7 +214,7 @@ def test_sizes_are_those_of_the_plan():
 
     (memory, staging), (memory_of_two, staging_of_two) = planned((1, 1)), planned((1, 2))
     assert told(r"driver ([\d.]+) MiB, each") == pytest.approx([memory.driver / MIB], rel=0.01)
-    assert told(r"each worker ([\d.]+) MiB") == pytest.approx([memory.worker / MIB], rel=0.01)
+    assert told(r"each worker ([\d,.]+) MiB") == pytest.approx([memory.worker / MIB], rel=0.01)
     assert told(r"staging ([\d.]+) GiB") == pytest.approx([staging / 2**30], rel=0.03)
     single, pairs = (size / (text_mib * MIB) for size in (staging, staging_of_two))
     assert told(r"\*\*Disk\*\*: ([\d.]+) GB a GB .* it is ([\d.]+) GB\.") == pytest.approx(
