@@ -104,7 +104,7 @@ class Candidate:
     loss: float
     """The mean of ‖X - WH‖ / ‖X‖, or of the Kullback-Leibler divergence over the sum of X, of the fitted rows."""
     held_out_loss: float
-    """The mean, of rows that a fit did not see: half of a row's terms folded in, that measure of the other half."""
+    """The mean, of rows that a fit did not see: half of a row's terms folded in, that measure of all others."""
     held_out_error: float
     """Of that mean: its standard error."""
     c_npmi: float
