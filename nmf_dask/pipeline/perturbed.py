@@ -35,9 +35,10 @@ from nmf_dask.vocabulary import Vocabulary
 Rows = NDArray[np.int64]
 
 HELD_OUT_ROWS = 2000  # of a fit: enough for the third digit of the loss
-# Of the fits: where topics are found, not their last digits.
+# Of the fits: where topics are found, not their last digits. From 1e-2 to 1e-1 no planted number was found otherwise,
+# and fits of 24,000 abstracts took 9 passes in place of 17.
 MOST_PASSES = 60
-TOL = 1e-2
+TOL = 1e-1
 
 
 class Fitted(NamedTuple):
