@@ -71,6 +71,8 @@ def test_what_is_written_and_that_it_is_not_done_again(corpus, tmp_path):
     assert min(table, key=lambda row: row["held_out_loss"])["n_components"] == PLANTED
     picture = ElementTree.parse(Path(result.uri) / "selection.svg").getroot()
     assert len(picture.findall(".//{*}circle")) == 3 * 4
+    assert len(picture.findall(".//{*}line")) == 3 + 3  # where the chosen one is, and standard errors
+    assert {"mean", "least stable topic"} < {one.text for one in picture.findall(".//{*}text")}
     before = files_of(tmp_path / "m")
     assert not any("_work" in name or name.startswith("runs") for name in before)
     again = select(job(corpus, tmp_path / "m"))
