@@ -9,7 +9,7 @@ time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ class Candidate:
     loss: float
     """The mean of ‖X - WH‖ / ‖X‖, or of the Kullback-Leibler divergence over the sum of X, of the fitted rows."""
     held_out_loss: float
-    """The mean, of rows that a fit did not see: half of a row's terms folded in, that measure of the other half."""
+    """The mean, of rows that a fit did not see: half of a row's terms folded in, that measure of all others."""
     held_out_error: float
     """Of that mean: its standard error."""
     c_npmi: float
@@ -163,12 +163,18 @@ def _reason(
 
 
 _WIDTH, _HEIGHT, _LEFT, _GAP = 640, 220, 70, 60
+_ERRORS = {"held_out_loss": "held_out_error"}
+_COLOURS = ("#1f6fb4", "#e08214")
+Point = tuple[int, float, float]  # k, a value, its standard error
 
 
 def drawn(candidates: Sequence[Candidate], chosen: int) -> str:
-    """The candidates as an SVG picture: stability, held-out loss and coherence against k, the chosen one marked."""
+    """The candidates as an SVG picture: stability, held-out loss and coherence against k, the chosen one marked.
+
+    Bars of the held-out loss are one standard error to either side.
+    """
     panels = [
-        ("stability (silhouette)", {"mean": "stability_mean", "least": "stability_least"}),
+        ("stability (silhouette)", {"mean": "stability_mean", "least stable topic": "stability_least"}),
         ("held-out loss", {"held-out loss": "held_out_loss"}),
         ("coherence (NPMI)", {"NPMI": "c_npmi"}),
     ]
@@ -180,21 +186,24 @@ def drawn(candidates: Sequence[Candidate], chosen: int) -> str:
     ]
     for position, (title, lines) in enumerate(panels):
         series = {
-            name: [(one.n_components, getattr(one, column)) for one in candidates]
+            name: [
+                (one.n_components, getattr(one, column), getattr(one, _ERRORS.get(column, ""), 0.0))
+                for one in candidates
+            ]
             for name, column in lines.items()
         }
         parts += _panel(title, series, chosen, position * (_HEIGHT + _GAP) + 30)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(title: str, series: dict[str, list[tuple[int, float]]], chosen: int, top: int) -> list[str]:
+def _panel(title: str, series: dict[str, list[Point]], chosen: int, top: int) -> list[str]:
     known = {name: [p for p in points if not math.isnan(p[1])] for name, points in series.items()}
-    values = [y for points in known.values() for _, y in points]
+    ends = [y + side * error for points in known.values() for _, y, error in points for side in (-1, 1)]
     parts = [f'<text x="{_LEFT}" y="{top - 10}" font-weight="bold">{title}</text>']
-    if not values:
+    if not ends:
         return parts
-    ks = [x for points in series.values() for x, _ in points]
-    low, high = min(values), max(values)
+    ks = [x for points in series.values() for x, _, _ in points]
+    low, high = min(ends), max(ends)
     spread = high - low or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -202,21 +211,36 @@ def _panel(title: str, series: dict[str, list[tuple[int, float]]], chosen: int, 
         return _LEFT + across * (_WIDTH - _LEFT - 30), top + (high - y) / spread * _HEIGHT
 
     at, _ = place(chosen, low)
-    parts.append(
-        f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{top + _HEIGHT}" stroke="#c00" stroke-dasharray="4"/>'
-    )
+    parts.append(_line((at, top), (at, top + _HEIGHT), "#c00", ' stroke-dasharray="4"'))
     for y in sorted({low, high}):
         height = place(min(ks), y)[1]
-        parts.append(f'<text x="{_LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{y:.3f}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{y:.4f}</text>')
     parts += [
         f'<text x="{place(x, low)[0]:.1f}" y="{top + _HEIGHT + 18}" text-anchor="middle">{x}</text>'
         for x in sorted(set(ks))
     ]
-    for (name, points), colour in zip(known.items(), ("#1f6fb4", "#e08214"), strict=False):
-        path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for x, y in points:
-            a, b = place(x, y)
-            said = f"<title>{name}, {x} topics: {y:.4f}</title>"
-            parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}">{said}</circle>')
+    for number, (name, points) in enumerate(known.items()):
+        colour = _COLOURS[number]
+        if len(known) > 1:
+            where = f'x="{_WIDTH - 30 - 150 * (len(known) - 1 - number)}" y="{top - 10}" text-anchor="end"'
+            parts.append(f'<text {where} fill="{colour}" font-weight="bold">{name}</text>')
+        parts += _curve(name, points, colour, place)
     return parts
+
+
+def _curve(
+    name: str, points: list[Point], colour: str, place: Callable[..., tuple[float, float]]
+) -> list[str]:
+    path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y, _ in points)
+    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
+    for x, y, error in points:
+        parts += [_line(place(x, y - error), place(x, y + error), colour)] if error else []
+        a, b = place(x, y)
+        said = f"<title>{name}, {x} topics: {y:.4f}</title>"
+        parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}">{said}</circle>')
+    return parts
+
+
+def _line(start: tuple[float, float], end: tuple[float, float], colour: str, more: str = "") -> str:
+    (a, b), (c, d) = start, end
+    return f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="{colour}"{more}/>'

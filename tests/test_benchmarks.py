@@ -159,6 +159,7 @@ class TestPrograms:
         for row in rows[:3]:
             assert row["NMI"] == pytest.approx(1)
             assert row["NPMI"] > rows[3]["NPMI"] + 0.01
+        assert [row["NMI by W as it comes"] is None for row in rows] == [False, False, True, True]
         assert rows[3]["collision rate"] > 0.3 > rows[2]["collision rate"]
         assert rows[3]["NMI"] < 1
         if measuring.installed("gensim"):

@@ -124,7 +124,7 @@ def test_files_and_partitions_change_neither_vocabulary_nor_order(tmp_path):
 def test_normalized_topics_sum_to_one_and_the_product_stays(tmp_path, corpus):
     plain, scaled = (
         fit(settings_of(corpus, tmp_path / f"m{normalize}", model={"normalize": normalize}))
-        for normalize in (False, True)
+        for normalize in (False, "auto")
     )
     W, H = factors_of(plain.uri)
     W_scaled, H_scaled = factors_of(scaled.uri)
@@ -132,6 +132,20 @@ def test_normalized_topics_sum_to_one_and_the_product_stays(tmp_path, corpus):
     np.testing.assert_allclose(W_scaled @ H_scaled, W @ H, rtol=1e-4, atol=1e-7)
     shares = [[topic["share"] for topic in result.run["topics"]] for result in (plain, scaled)]
     np.testing.assert_allclose(shares[0], shares[1], rtol=1e-5)
+    # The topic of a document is the one that puts most into it.
+    table = pa.concat_tables(pq.read_table(part) for part in sorted(Path(scaled.uri, "W").iterdir()))
+    most = (W * H.sum(axis=1)).argmax(axis=1)
+    found = np.array(table["topic"].fill_null(-1).to_pylist())
+    assert (found[found >= 0] == most[found >= 0]).all()
+
+
+def test_with_penalties_topics_are_not_scaled_unless_that_is_asked_for():
+    """W under the H that is written is that of the fit: penalties of a scaled H would be others."""
+    for given, scaled in (({}, False), ({"normalize": True}, True)):
+        for penalty in ("alpha_W", "alpha_H"):
+            assert Settings.model_validate({"model": {penalty: 0.1, **given}}).model.scaled is scaled
+    assert Settings.model_validate({"model": {"alpha_H": 0.0}}).model.scaled
+    assert not Settings.model_validate({"model": {"normalize": False}}).model.scaled
 
 
 def test_the_command_writes_what_the_function_writes(tmp_path, corpus):

@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from nmf_dask.reporting import documents, geometry
 from nmf_dask.reporting.documents import ByDate, overview
 from nmf_dask.reporting.excerpts import EXCERPT, Marker, _places
 from nmf_dask.reporting.page import embedded
-from nmf_dask.reporting.report import _over_time
+from nmf_dask.reporting.report import _doubtful_topics, _over_time
 from nmf_dask.store import Folder, ModelFolder
 from tests.small_corpora import run_command
 from tests.small_models import FIRST, first_and_second, write_run
@@ -256,6 +257,11 @@ class TestTheCommand:
             ["d3"],
         ]
         assert data["topics"][2]["x"] is None
+
+    def test_topics_that_are_nearly_the_same_are_named(self):
+        H = np.eye(3, 6, dtype=np.float32) + np.array([[0], [0], [1]], np.float32) * np.eye(1, 6, 1, np.float32)
+        model = SimpleNamespace(H=H[[0, 1, 2, 2]], run={}, topics=lambda n: [SimpleNamespace(share=0.25)] * 4)
+        assert [one for one in _doubtful_topics(model) if "#2 and #3 (1.00)" in one]
 
     def test_what_is_no_model_and_what_was_changed_is_refused(self, tmp_path):
         assert main(["report", str(tmp_path), "--output", str(tmp_path / "r.html")]) == 65

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import kl_div
 from sklearn.metrics import silhouette_samples
 
 from nmf_dask import Settings, TopicModel, fit, select
@@ -22,6 +23,7 @@ from nmf_dask.observer import Observer
 from nmf_dask.pipeline import plan_select
 from nmf_dask.pipeline.perturbed import _completed
 from nmf_dask.selection import Candidate, clustered, drawn, recommended, unit_rows
+from tests.corpora import corpus_folder
 from tests.planted import planted_texts
 from tests.small_corpora import files_of, h_bytes, run_command, settings_of, wh_bytes, write_corpus
 
@@ -69,6 +71,8 @@ def test_what_is_written_and_that_it_is_not_done_again(corpus, tmp_path):
     assert min(table, key=lambda row: row["held_out_loss"])["n_components"] == PLANTED
     picture = ElementTree.parse(Path(result.uri) / "selection.svg").getroot()
     assert len(picture.findall(".//{*}circle")) == 3 * 4
+    assert len(picture.findall(".//{*}line")) == 3 + 3  # where the chosen one is, and standard errors
+    assert {"mean", "least stable topic"} < {one.text for one in picture.findall(".//{*}text")}
     before = files_of(tmp_path / "m")
     assert not any("_work" in name or name.startswith("runs") for name in before)
     again = select(job(corpus, tmp_path / "m"))
@@ -76,6 +80,14 @@ def test_what_is_written_and_that_it_is_not_done_again(corpus, tmp_path):
     assert again.told == result.told
     assert files_of(tmp_path / "m") == before
     fit(settings_of(corpus, tmp_path / "m"))  # the folder is a model folder
+
+
+def test_held_out_loss_is_lowest_where_the_fields_are(tmp_path):
+    """Abstracts of 14 fields: fewer topics say too little of a row's other terms, many more say too much."""
+    settings = job(corpus_folder("arxiv-abstracts-demo"), tmp_path / "m", select={"candidates": [5, 14, 50]})
+    rows = select(settings).told["candidates"]
+    assert min(rows, key=lambda row: row["held_out_loss"])["n_components"] == 14
+    assert all(row["held_out_loss"] < 1 for row in rows)
 
 
 def test_workers_change_nothing_and_the_chosen_k_is_committed(corpus, tmp_path):
@@ -247,5 +259,10 @@ def test_completion_of_rows_takes_every_second_term():
     first = np.array([[1, 0, 0, 3, 0], [0, 0, 2, 0, 1]], np.float32)
     second = np.array([[0, 2, 0, 0, 4], [0, 0, 0, 5, 0]], np.float32)
     W = fixed.weights(from_scipy(first))[:, :2]
-    expected = np.linalg.norm(second - W @ H) / np.linalg.norm(second)
+    # What was folded in is not asked for.
+    expected = np.linalg.norm(np.where(first > 0, 0, second - W @ H)) / np.linalg.norm(second)
     assert _completed(from_scipy(X), fixed) == pytest.approx(expected, rel=1e-5)
+    kl = FixedH.of(pad_H(H), Settings(model={"beta_loss": "kullback-leibler"}).model)
+    WH = np.maximum(kl.weights(from_scipy(first))[:, :2] @ H, 1e-8)
+    due = np.where(first > 0, 0, kl_div(second, WH)).sum() / second.sum()
+    assert _completed(from_scipy(X), kl) == pytest.approx(due, rel=1e-5)

@@ -197,8 +197,10 @@ class ModelSettings(Section):
         0,
         description='seed: the same seed and corpus give the same model; scikit-learn: "none"',
     )
-    normalize: bool = Field(
-        False, description="scale so that each topic's weights sum to 1 (W takes the factor)"
+    normalize: bool | Literal["auto"] = Field(
+        "auto",
+        description="scale so that each topic's weights sum to 1 (W takes the factor), and weights in W compare; "
+        '"auto": unless there are penalties, which go by the scale',
     )
     rounds: PositiveInt | Literal["auto"] = Field(
         "auto", description="updates of H in each of the first passes"
@@ -206,6 +208,13 @@ class ModelSettings(Section):
     sweeps: PositiveInt | Literal["auto"] = Field(
         "auto", description="updates of a block's W at each visit of the block"
     )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether topics are scaled, with "auto" decided."""
+        if self.normalize == "auto":
+            return self.alpha_W == 0 and self.alpha_H in ("same", 0)
+        return self.normalize
 
     @property
     def method(self) -> Literal["mu", "cd"]:

@@ -128,7 +128,7 @@ def _half_squared_distance(X: Any, W: Doubles, H: Doubles) -> float:
 def _generalized_kullback_leibler(X: Any, W: Doubles, H: Doubles) -> float:
     if _is_sparse(X):
         rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-        x, WH = X.data, _WH_at(rows, X.indices, W, H)
+        x, WH = X.data, products_at(rows, X.indices, W, H)
     else:
         x, WH = X.ravel(), (W @ H).ravel()
     nonzero = x > EPSILON
@@ -137,10 +137,11 @@ def _generalized_kullback_leibler(X: Any, W: Doubles, H: Doubles) -> float:
     return float(x @ np.log(x / WH)) - float(x.sum()) + float(W.sum(axis=0) @ H.sum(axis=1))
 
 
-def _WH_at(rows: NDArray[Any], columns: NDArray[Any], W: Doubles, H: Doubles) -> Doubles:
+def products_at(rows: NDArray[Any], columns: NDArray[Any], W: NDArray[Any], H: NDArray[Any]) -> Doubles:
+    """Entries of W H, with W (n, k) and H (k, m), at places that are given by row and column, (p,) each; (p,)."""
     result = np.empty(len(rows))
     HT = np.ascontiguousarray(H.T)
     for first in range(0, len(rows), _BATCH):
         batch = slice(first, first + _BATCH)
-        result[batch] = np.einsum("pk,pk->p", W[rows[batch]], HT[columns[batch]])
+        result[batch] = np.einsum("pk,pk->p", W[rows[batch]], HT[columns[batch]], dtype=np.float64)
     return result

@@ -403,7 +403,7 @@ class Job:
             outcome = tasks.fetch(tasks.call("H", _H_of, fitting.outcome()))
             H = np.ascontiguousarray(outcome[:, : self.settings.model.n_components].T)
             scale = np.ones(len(H), np.float32)
-            if self.settings.model.normalize:
+            if self.settings.model.scaled:
                 sums = H.sum(axis=1, dtype=np.float64)
                 scale = np.where(sums > 0, sums, 1).astype(np.float32)
                 H = (H / scale[:, np.newaxis]).astype(np.float32)

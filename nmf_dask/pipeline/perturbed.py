@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from nmf_dask.folding import FixedH
 from nmf_dask.in_memory import factorize
 from nmf_dask.initialization import pad_H
+from nmf_dask.kernels.divergence import products_at
 from nmf_dask.kernels.matrices import Csr, from_scipy, to_scipy
 from nmf_dask.pipeline.fitting import Problem
 from nmf_dask.schedule import SAMPLE_NONZEROS
@@ -34,9 +35,10 @@ from nmf_dask.vocabulary import Vocabulary
 Rows = NDArray[np.int64]
 
 HELD_OUT_ROWS = 2000  # of a fit: enough for the third digit of the loss
-# Of the fits: where topics are found, not their last digits.
+# Of the fits: where topics are found, not their last digits. From 1e-2 to 1e-1 no planted number was found otherwise,
+# and fits of 24,000 abstracts took 9 passes in place of 17.
 MOST_PASSES = 60
-TOL = 1e-2
+TOL = 1e-1
 
 
 class Fitted(NamedTuple):
@@ -158,14 +160,23 @@ def _measure(divergence: float, size: float, beta_loss: str) -> float:
 
 
 def _completed(X: Csr, fixed: FixedH) -> float:
-    """Half of each row's terms folded in, the loss of the other half; terms alternate, in the order of the columns."""
+    """Half of each row's terms folded in, the loss of what the row holds elsewhere.
+
+    Terms alternate, in the order of the columns. What W H says of the terms that were folded in does not count: X has
+    nothing there to hold against it, and all of it would count as error, the more the better W H fits them.
+    """
     first = np.ones(X.nnz, bool)
     first[1::2] = False
     begins = np.repeat(X.indptr[:-1], np.diff(X.indptr))
     first ^= begins % 2 == 1  # each row begins with the first half
     one, other = (_only(X, kept) for kept in (first, ~first))
     both = (np.diff(one.indptr) > 0) & (np.diff(other.indptr) > 0)
-    divergence, size = fixed.loss(other, fixed.weights(one), both)
+    W = fixed.weights(one)
+    divergence, size = fixed.loss(other, W, both)
+    rows = np.repeat(np.arange(one.n_rows), np.diff(one.indptr))
+    asked = both[rows]
+    folded = products_at(rows[asked], one.indices[asked], W, fixed.HT.T)
+    divergence -= 0.5 * float(folded @ folded) if fixed.beta_loss == "frobenius" else float(folded.sum())
     return _measure(divergence, size, fixed.beta_loss)
 
 

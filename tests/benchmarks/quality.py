@@ -3,14 +3,17 @@
 Both sides get the same settings of terms, the same k and the same seeds, and stop by their own rules: scikit-learn's
 TfidfVectorizer and NMF by each of its solvers, and the job `nmf-dask fit` at each size of the hash. One function judges
 the top terms of all sides by the words of the corpus (NPMI, windows of ten words), and scikit-learn's NMI judges the
-topic of each document's largest weight by its label. A document without a topic is in a class of its own. Losses are
-those of each side's own matrix: where terms share a bucket, that is not quite the same.
+topic of each document's largest weight by its label. A document without a topic is in a class of its own. Weights of
+different topics compare where the rows of H are of one size, which only their product with W decides: on all sides they
+are scaled to sum to 1. What scikit-learn's W says as it comes is told beside that. Losses are those of each side's own
+matrix: where terms share a bucket, that is not quite the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import warnings
 from functools import partial
@@ -77,19 +80,32 @@ def theirs(
     nmf = NMF(k, init=init, solver=solver, beta_loss=beta_loss, max_iter=max_iter, random_state=random_state)
     warnings.simplefilter("ignore")
     W = nmf.fit_transform(X)
-    topics = np.where(W.any(axis=1), W.argmax(axis=1), -1).tolist()
+    topics, as_it_comes = (
+        np.where(W.any(axis=1), weights.argmax(axis=1), -1).tolist()
+        for weights in (W * nmf.components_.sum(axis=1), W)
+    )
     loss = problems.loss(X, W, nmf.components_, beta_loss)
     told = {"reconstruction_err": loss, "n_iter": int(nmf.n_iter_), "collision_rate": 0.0}
-    return _kept(output, nmf.components_, vectorizer.get_feature_names_out().tolist(), topics, told)
+    names = vectorizer.get_feature_names_out().tolist()
+    return _kept(output, nmf.components_, names, topics, told, as_it_comes)
 
 
-def _kept(output: str, H: Any, names: list[str], topics: list[int], told: dict[str, Any]) -> dict[str, Any]:
+def _kept(
+    output: str,
+    H: Any,
+    names: list[str],
+    topics: list[int],
+    told: dict[str, Any],
+    as_it_comes: list[int] | None = None,
+) -> dict[str, Any]:
     """What is judged later, by one process for all sides: the terms of the topics, and the topics of documents."""
     import numpy as np
 
     order = np.argsort(-np.asarray(H), axis=1, kind="stable")[:, :50]
     top = [[names[j] for j in row if H[t][j] > 0] for t, row in enumerate(order.tolist())]
-    Path(f"{output}.json").write_text(json.dumps({"terms": top, "topics": topics}))
+    Path(f"{output}.json").write_text(
+        json.dumps({"terms": top, "topics": topics, "as_it_comes": as_it_comes})
+    )
     return told
 
 
@@ -122,6 +138,8 @@ def judged(
         if label_column:
             labels = table[label_column].cast("string").fill_null("").to_pylist()
             one["nmi"] = float(normalized_mutual_info_score(labels, kept["topics"]))
+            if kept["as_it_comes"] is not None:
+                one["nmi_as_it_comes"] = float(normalized_mutual_info_score(labels, kept["as_it_comes"]))
         if number < by_gensim:
             one["npmi_by_gensim"] = _by_gensim(texts.to_pylist(), kept["terms"], n, settings)
         found.append(one)
@@ -214,7 +232,9 @@ def _row(name: str, runs: list[Run], measures: tuple[str, ...]) -> dict[str, Any
         values = [run[measure] for run in runs]
         row[measure.upper()] = median(runs, measure)
         row[f"{measure.upper()} from, to"] = f"{min(values):.4f} {max(values):.4f}"
+    as_it_comes = [run["nmi_as_it_comes"] for run in runs if "nmi_as_it_comes" in run.told]
     return row | {
+        "NMI by W as it comes": statistics.median(as_it_comes) if as_it_comes else None,
         "by gensim, off by": (
             abs(runs[0]["npmi_by_gensim"] - runs[0]["npmi"]) if "npmi_by_gensim" in runs[0].told else None
         ),
