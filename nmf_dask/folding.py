@@ -50,10 +50,10 @@ class FixedH:
         No tolerance and no start decides the result, and no other row: a row gets the same bits in any company. A row
         without entries gets zeros.
         """
-        from nmf_dask.kernels.folding import fit_rows_frobenius, fit_rows_kullback_leibler
+        from nmf_dask.kernels import folding, newton  # compiling takes a while that a plan need not wait for
 
         X, W = frozen(X), zeros(X.n_rows, self.HT.shape[1])
-        fit_rows = fit_rows_frobenius if self.beta_loss == "frobenius" else fit_rows_kullback_leibler
+        fit_rows = folding.fit_rows if self.beta_loss == "frobenius" else newton.fit_rows
         # As kernels are always called with them, wherever they come from: each is compiled once.
         HT, sums = read_only(on_cache_line(self.HT), np.float32), read_only(self.gram, np.float64)
         l1, l2 = float(self.penalties.l1_W), float(self.penalties.l2_W)
