@@ -117,7 +117,7 @@ def carried_over(
 
 def places(columns: Vocabulary, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For each column of `vocabulary` its place among `columns` (where it is none: any), and whether it is there."""
-    by_bucket = np.argsort(columns.bucket)
+    by_bucket = columns.by_bucket
     ascending = columns.bucket[by_bucket]
     found = np.minimum(np.searchsorted(ascending, vocabulary.bucket), len(ascending) - 1)
     return by_bucket[found], ascending[found] == vocabulary.bucket

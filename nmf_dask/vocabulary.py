@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -200,6 +201,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.bucket)
 
+    @cached_property
+    def by_bucket(self) -> NDArray[np.int64]:
+        """The columns by ascending bucket, (m,)."""
+        return np.argsort(self.bucket)
+
     @property
     def collision_rate(self) -> float:
         """Share of the features' document frequency that is not the named term's."""
@@ -346,7 +352,7 @@ def weigh(
     the norm over the chosen columns, computed in float64. A document with no chosen term is a zero row. Rows
     are sorted by column, so that SciPy and scikit-learn may take them as they are.
     """
-    by_bucket = np.argsort(vocabulary.bucket)
+    by_bucket = vocabulary.by_bucket
     ascending = vocabulary.bucket[by_bucket]
     place = np.minimum(np.searchsorted(ascending, counts.buckets), len(ascending) - 1)
     columns = np.where(ascending[place] == counts.buckets, by_bucket[place], -1)
