@@ -20,6 +20,23 @@ from nmf_dask import schedule
 from nmf_dask.pipeline import fitting
 from tests.small_corpora import ROOT, environment
 
+# Preloaded by workers: once three parts of a transform are made, the others take ten minutes.
+SLOW_PARTS = """
+import time
+from pathlib import Path
+from nmf_dask.pipeline.parts import PartTasks
+
+earlier = PartTasks._earlier
+
+def slow(self, due, earlier=earlier):
+    if len((self.output.folder / "_work").list()) >= 3:
+        Path({flag!r}).touch()
+        time.sleep(600)
+    return earlier(self, due)
+
+if earlier.__name__ != "slow":  # a process of many parts preloads it more than once
+    PartTasks._earlier = slow
+"""
 STRIPS = 6
 FAST_PASSES = 5
 _FLAG = "TEST_SLOW_FLAG"  # names the file that makes visits slow where it exists
@@ -139,6 +156,13 @@ def slow_pass(folder: Path, seconds: float = 600) -> tuple[Callable[[], bool], d
     return Path(f"{flag}.entered").exists, {
         _FLAG: str(flag), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(preload),
     }  # fmt: skip
+
+
+def slow_parts(folder: Path) -> tuple[Callable[[], bool], dict[str, str]]:
+    """Whether a transform's slow part has begun, and the environment that makes all parts after the third slow."""
+    flag, preload = folder / "slow", folder / "slow_parts.py"
+    preload.write_text(SLOW_PARTS.format(flag=str(flag)))
+    return flag.exists, {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(preload)}
 
 
 def checkpoints(model: Path) -> list[str]:
