@@ -244,15 +244,24 @@ def _embedded(settings: ClusterSettings) -> Client:
     """
     in_process = settings.in_process
     n_workers, threads = settings.shape()
-    cluster = LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=threads,
-        worker_class=OwnThreads if in_process else OwnNanny,
-        memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
-        dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
-        # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
-        silence_logs=logging.CRITICAL,
-    )
+    try:
+        cluster = LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=threads,
+            worker_class=OwnThreads if in_process else OwnNanny,
+            memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
+            dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
+            # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
+            silence_logs=logging.CRITICAL,
+        )
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # Dask's words for whatever keeps a scheduler or a worker from starting
+        raise RetryableError(
+            f"the job's own workers did not start ({error.__cause__ or error}): the machine may be busy, or short of "
+            "memory, disk or processes. Run the same command again, or ask for fewer (--workers)"
+        ) from error
     cluster.scheduler.extensions["spans"] = NoSpans(cluster.scheduler)
     client = Client(cluster)
     _wait_for_workers(client, n_workers, settings.workers_timeout, "on this machine")

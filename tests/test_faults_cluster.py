@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nmf_dask import TopicModel
+from nmf_dask.cli import main
 from nmf_dask.errors import InputDataError
 from tests.dask_processes import dask_cluster
 from tests.faulty_command import Driver, checkpoints, slow_pass
@@ -47,6 +48,21 @@ def test_workers_that_never_come(tmp_path, corpus):
     assert "0 of 1 workers" in done.stderr
     assert "--workers-timeout" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_own_workers_that_do_not_start(tmp_path, corpus, monkeypatch, capsys, workers):
+    """As on a machine that is so busy that Dask's own time is up: no bug, and worth another try."""
+
+    async def too_late(self):
+        raise OSError("timed out after 30 s")
+
+    for kind in ("OwnThreads", "OwnNanny"):
+        monkeypatch.setattr(f"nmf_dask.cluster.{kind}.start_unsafe", too_late)
+    assert main(["fit", "--input", str(corpus), "--output", str(tmp_path / "m"), "-k", "4", *workers]) == 75
+    err = capsys.readouterr().err
+    assert "the job's own workers did not start (timed out after 30 s)" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow
