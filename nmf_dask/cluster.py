@@ -259,17 +259,23 @@ def _embedded(settings: ClusterSettings, spill: str | None) -> Client:
     """
     in_process = settings.in_process
     n_workers, threads = settings.shape()
-    cluster = _whole(
-        LocalCluster,
-        n_workers=n_workers,
-        threads_per_worker=threads,
-        worker_class=OwnThreads if in_process else OwnNanny,
-        memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
-        local_directory=spill,
-        dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
-        # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
-        silence_logs=logging.CRITICAL,
-    )
+    try:
+        cluster = _whole(
+            LocalCluster,
+            n_workers=n_workers,
+            threads_per_worker=threads,
+            worker_class=OwnThreads if in_process else OwnNanny,
+            memory_limit=parse_bytes(settings.memory_limit) if settings.memory_limit else "auto",
+            local_directory=spill,
+            dashboard_address=":0",  # without bokeh too: Dask's web server would else want one port for every job
+            # What failed is told once, by the job; tracebacks of tasks are in the log of no worker that it owns.
+            silence_logs=logging.CRITICAL,
+        )
+    except (RuntimeError, OSError) as error:  # Dask's words for whatever keeps a worker from starting
+        raise RetryableError(
+            f"the job's own workers did not start ({error.__cause__ or error}): the machine may be busy, or short of "
+            "memory, disk or processes. Run the same command again, or ask for fewer (--workers)"
+        ) from error
     cluster.scheduler.extensions["spans"] = NoSpans(cluster.scheduler)
     try:
         client = Client(cluster)

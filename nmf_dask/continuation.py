@@ -117,10 +117,8 @@ def carried_over(
 
 def places(columns: Vocabulary, vocabulary: Vocabulary) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For each column of `vocabulary` its place among `columns` (where it is none: any), and whether it is there."""
-    by_bucket = np.argsort(columns.bucket)
-    ascending = columns.bucket[by_bucket]
-    found = np.minimum(np.searchsorted(ascending, vocabulary.bucket), len(ascending) - 1)
-    return by_bucket[found], ascending[found] == vocabulary.bucket
+    found = columns.columns_of(vocabulary.bucket)
+    return np.maximum(found, 0), found >= 0
 
 
 def _padded(WtW: NDArray[np.float64], kp: int, square: bool) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.config import ModelSettings
+from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import Total
 from nmf_dask.kernels.matrices import Csr, zeros
 from nmf_dask.kernels.objective import TILE, Factor, Frobenius, Objective, Sums, each_tile
@@ -33,6 +34,7 @@ from nmf_dask.schedule import (
 )
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,29 @@ class FoldIn:
         largest = float(shared.gram.max()) if len(shared.gram) > 1 else float(shared.gram.max()) ** 2
         W[:, : self.n_components] = 1 / max(np.sqrt(largest), 1e-12)
         self.objective.fold_in(X, start, stop, W, shared, self.sweeps)
+
+
+@dataclass(frozen=True)
+class Solve:
+    """The step that ends a fit: each row's W at the minimum of its own problem under the last H, and H's sums."""
+
+    objective: Objective
+    model: ModelSettings
+
+    def empty(self, n_features: int, kp: int) -> Sums:
+        return self.objective.empty(n_features, kp)
+
+    def shared(self, factor: Factor) -> tuple[Factor, Doubles]:
+        """What all rows need."""
+        return factor, FixedH.of(factor.HT, self.model).gram
+
+    def __call__(
+        self, X: Csr, start: int, stop: int, W: Floats, shared: tuple[Factor, Doubles], sums: Sums
+    ) -> None:
+        factor, gram = shared
+        fixed = FixedH(factor.HT, gram, self.model.beta_loss, self.objective.penalties)
+        fixed.solve(X, start, stop, W)
+        self.objective.visit(X, start, stop, W, factor, 0, sums)
 
 
 class Outcome(NamedTuple):
@@ -215,10 +240,17 @@ class Fit:
             return state
         return self.ended(blocks, state).state
 
-    def ended(self, blocks: Blocks, state: FitState) -> Ended:
-        """The last state with an exact loss, and what a later fit may go on from: one more visit of all rows."""
+    def ended(self, blocks: Blocks, state: FitState, solved: bool = False) -> Ended:
+        """The last state with an exact loss, and what a later fit may go on from: one more visit of all rows.
+
+        With `solved` W becomes what the rows' own problems under H have for a minimum, unless passes are plain.
+        """
         factor = blocks.apply(factor_of, blocks.apply(self._uncarried, state.outcome))
-        sums = blocks.visit(Visit(self.objective, 0), factor)
+        if solved and not is_plain(self.model):
+            step = Solve(self.objective, self.model)
+            sums = blocks.visit(step, blocks.apply(step.shared, factor))
+        else:
+            sums = blocks.visit(Visit(self.objective, 0), factor)
         kept = blocks.apply(self._kept, sums, factor, state.past)
         own, err = (
             float(np.sqrt(2 * max(one, 0.0)))

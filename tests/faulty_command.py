@@ -8,6 +8,7 @@ which it makes, exists.
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,8 +21,26 @@ from nmf_dask import schedule
 from nmf_dask.pipeline import fitting
 from tests.small_corpora import ROOT, environment
 
+# Preloaded by workers: once three parts of a transform are made, the others take ten minutes.
+SLOW_PARTS = """
+import time
+from pathlib import Path
+from nmf_dask.pipeline.parts import PartTasks
+
+earlier = PartTasks._earlier
+
+def slow(self, due, earlier=earlier):
+    if len((self.output.folder / "_work").list()) >= 3:
+        Path({flag!r}).touch()
+        time.sleep(600)
+    return earlier(self, due)
+
+if earlier.__name__ != "slow":  # a process of many parts preloads it more than once
+    PartTasks._earlier = slow
+"""
 STRIPS = 6
 FAST_PASSES = 5
+_PRELOAD = "DASK_DISTRIBUTED__WORKER__PRELOAD"
 _FLAG = "TEST_SLOW_FLAG"  # names the file that makes visits slow where it exists
 # Preloaded by workers, in this process or their own.
 SLOW = """
@@ -71,6 +90,8 @@ def make_slow(flag: Path, kind: type[fitting.Fitting]) -> None:
 def prepare(kind: str) -> None:
     """Make this process's job small, and slow where its environment says so."""
     make_small(kind)
+    if _PRELOAD in os.environ:  # a small job runs here, and Dask, which reads this, has no part in it
+        runpy.run_path(os.environ[_PRELOAD])
     if _FLAG in os.environ:
         make_slow(Path(os.environ[_FLAG]), fitting.OneTask)
         make_slow(Path(os.environ[_FLAG]), fitting.ManyTasks)
@@ -149,8 +170,15 @@ def slow_pass(folder: Path, seconds: float = 600) -> tuple[Callable[[], bool], d
     flag, preload = folder / "slow", folder / "slow_visits.py"
     preload.write_text(SLOW.format(flag=str(flag), seconds=seconds))
     return Path(f"{flag}.entered").exists, {
-        _FLAG: str(flag), "DASK_DISTRIBUTED__WORKER__PRELOAD": str(preload),
+        _FLAG: str(flag), _PRELOAD: str(preload),
     }  # fmt: skip
+
+
+def slow_parts(folder: Path) -> tuple[Callable[[], bool], dict[str, str]]:
+    """Whether a transform's slow part has begun, and the environment that makes all parts after the third slow."""
+    flag, preload = folder / "slow", folder / "slow_parts.py"
+    preload.write_text(SLOW_PARTS.format(flag=str(flag)))
+    return flag.exists, {_PRELOAD: str(preload)}
 
 
 def checkpoints(model: Path) -> list[str]:

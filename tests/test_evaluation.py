@@ -34,7 +34,7 @@ from nmf_dask.evaluation import (
     normalized_mutual_information,
     purity,
 )
-from nmf_dask.folding import FixedH
+from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.matrices import from_scipy
 from nmf_dask.text import count_texts, occurrences

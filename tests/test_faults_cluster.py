@@ -13,6 +13,7 @@ import pytest
 
 import nmf_dask.cluster
 from nmf_dask import TopicModel, fit
+from nmf_dask.cli import main
 from nmf_dask.cluster import Cluster
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import InputDataError, RetryableError
@@ -107,6 +108,21 @@ def test_the_driver_is_cut_off(tmp_path, corpus):
     assert "Traceback" not in log
     assert checkpoints(tmp_path / "m") == ["pass-00004"]
     assert "going on from checkpoint pass-00004" in Driver("many", *arguments).done()
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_own_workers_that_do_not_start(tmp_path, corpus, monkeypatch, capsys, workers):
+    """As on a machine that is so busy that Dask's own time is up: no bug, and worth another try."""
+
+    async def too_late(self):
+        raise OSError("timed out after 30 s")
+
+    for kind in ("OwnThreads", "OwnNanny"):
+        monkeypatch.setattr(f"nmf_dask.cluster.{kind}.start_unsafe", too_late)
+    assert main(["fit", "--input", str(corpus), "--output", str(tmp_path / "m"), "-k", "4", *workers]) == 75
+    err = capsys.readouterr().err
+    assert "the job's own workers did not start (timed out after 30 s)" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -105,3 +105,21 @@ def test_the_driver_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         assert told["n_documents"] == n
         drivers.append(told["peak_memory"]["driver"])
     assert drivers[1] - drivers[0] <= 50 * MIB
+
+
+@pytest.mark.slow
+def test_a_transform_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """Texts, counts and W of two million documents are some 150 MB."""
+    fitted(write_short(tmp_path / "c", 10_000), tmp_path / "m", "-k", 3, "--max-iter", 2, "--min-df", 1)
+    peaks = []
+    for n in (200_000, 2_000_000):
+        output = tmp_path / f"w{n}"
+        done = run_command(
+            "transform", "--model", tmp_path / "m", "--input", write_short(tmp_path / f"c{n}", n), "--output", output,
+            "--set", "corpus.partition_bytes=1MiB", "--threads-per-worker", 1, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told = json.loads((output / "transform.json").read_text())
+        assert told["n_documents"] == n
+        peaks.append(told["peak_memory"]["driver"])
+    assert peaks[1] - peaks[0] <= 50 * MIB

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.dask_processes import dask_cluster
-from tests.faulty_command import FAST_PASSES, Driver, checkpoints, slow_pass
+from tests.faulty_command import FAST_PASSES, Driver, checkpoints, slow_parts, slow_pass
 from tests.small_corpora import factors_of, files_of, generated_texts, write_corpus
 from tests.test_pipeline_again import faulty, finished, run_folder
 
@@ -160,25 +160,6 @@ def test_a_signal_while_the_result_is_written_loses_no_pass(tmp_path, corpus, mo
         assert factors_equal(run_folder(folder / "m"), run_folder(whole / "m"))
 
 
-# Preloaded by workers: once three parts of a transform are made, the others take ten minutes.
-SLOW_PARTS = """
-import time
-from pathlib import Path
-from nmf_dask.pipeline.parts import PartTasks
-
-earlier = PartTasks._earlier
-
-def slow(self, due, earlier=earlier):
-    if len((self.output.folder / "_work").list()) >= 3:
-        Path({flag!r}).touch()
-        time.sleep(600)
-    return earlier(self, due)
-
-if earlier.__name__ != "slow":  # a process of many parts preloads it more than once
-    PartTasks._earlier = slow
-"""
-
-
 def start_transform(corpus: Path, model: Path, output: Path, *more: Any, **variables: str) -> Driver:
     return Driver(
         "one", "transform", "--model", model, "--input", corpus, "--output", output, "--id-column", "doc_id",
@@ -199,13 +180,11 @@ def transformed(tmp_path_factory, corpus):
 @pytest.mark.parametrize("cluster", [OWN, WORKERS])
 def test_a_signal_in_a_transform_keeps_the_parts_that_are_made(tmp_path, corpus, transformed, cluster):
     model, whole = transformed
-    (tmp_path / "slow_parts.py").write_text(SLOW_PARTS.format(flag=str(tmp_path / "slow")))
-
+    begun, variables = slow_parts(tmp_path)
     output = tmp_path / "w"
     workers = ["--workers", 2, "--threads-per-worker", 1] if cluster == WORKERS else []
-    preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "slow_parts.py")}
-    driver = start_transform(corpus, model, output, *workers, **preload)
-    assert driver.until((tmp_path / "slow").exists)
+    driver = start_transform(corpus, model, output, *workers, **variables)
+    assert driver.until(begun)
     code, log, seconds = driver.stop(signal.SIGTERM)
     assert code == 75, log
     assert "run the same command again" in log

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmf_dask.config import ModelSettings
-from nmf_dask.folding import FixedH
+from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.folding import FLOOR
 from nmf_dask.kernels.matrices import from_scipy
+from nmf_dask.kernels.newton import FLOOR
 from tests.matrices import text_like
 
 LOSSES = ("frobenius", "kullback-leibler")

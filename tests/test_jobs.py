@@ -154,11 +154,10 @@ def test_an_update_takes_in_what_is_new_and_topics_tell_what_moved(model, job_fi
     text = capsys.readouterr().out
     assert "+anchor" in text
     assert all(f"#{topic} " in text for topic in range(3))
-    assert job("topics").main([str(folder), "--compare", "0123456789abcdef"]) == 65
-    assert (
-        f"holds no run 0123456789abcdef; its runs are {min(base, result['run_id'])}"
-        in capsys.readouterr().err
-    )
+    for wrong in ("0123456789abcdef", base[:8]):
+        assert job("topics").main([str(folder), "--compare", wrong]) == 65
+        runs = min(base, result["run_id"])
+        assert f"holds no run {wrong}; its runs are {runs}" in capsys.readouterr().err
 
 
 def test_plan_names_the_rows(job_file, tmp_path, capsys):

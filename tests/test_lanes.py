@@ -37,6 +37,19 @@ def apply_elementwise(x, y, out):
     lanes.store(out, 32, lanes.divide(lanes.add(a, b), lanes.broadcast(np.float32(4.0))))
 
 
+@compiled
+def apply_to_doubles(x, y, out):
+    a, b = lanes.load(x, 0), lanes.widened(lanes.load(y, 0))
+    lanes.store(out, 0, lanes.multiply_add(a, b, lanes.broadcast(np.float64(2.5))))
+    lanes.store(out, 8, lanes.maximum(lanes.multiply(a, b), lanes.divide(a, lanes.broadcast(np.float64(3)))))
+    return lanes.total(a)
+
+
+@compiled
+def add_of_two_types(x, out):
+    lanes.store(out, 0, lanes.add(lanes.load(x, 0), lanes.broadcast(np.float32(1))))
+
+
 def test_log_over_all_normal_numbers():
     x = np.exp(np.linspace(np.log(1.2e-38), np.log(3.4e38), 80_000)).astype(np.float32)
     x = np.concatenate([x, (1 + np.linspace(-0.01, 0.01, 8_000)).astype(np.float32)])
@@ -72,9 +85,27 @@ def test_elementwise(x, y):
     np.testing.assert_array_equal(out[4], (x + y) / np.float32(4))
 
 
+@settings(deadline=None)
+@given(arrays(np.float64, 8, elements=st.floats(-1e3, 1e3)), eight)
+def test_doubles(x, y):
+    out = np.empty((2, 8))
+    total = apply_to_doubles(x, y, out)
+    # Rounded as float64 is, and the product perhaps once with the sum.
+    np.testing.assert_allclose(out[0], x * y + 2.5, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(out[1], np.maximum(x * y, x / 3))
+    assert total == pytest.approx(x.sum(), rel=1e-12, abs=1e-9)
+
+
 @pytest.mark.parametrize(
-    "x", [np.zeros((8, 8), np.float32, order="F"), np.zeros(8), np.zeros(16, np.float32)[::2]]
+    "x", [np.zeros((8, 8), np.float32, order="F"), np.zeros(8, np.int32), np.zeros(16, np.float32)[::2]]
 )
-def test_arrays_that_are_not_rows_of_float32_do_not_compile(x):
-    with pytest.raises(TypingError, match="C-contiguous float32"):
+def test_arrays_that_are_not_rows_of_floats_do_not_compile(x):
+    with pytest.raises(TypingError, match="C-contiguous float32 or float64"):
         apply_log(x, np.empty(64, np.float32))
+
+
+def test_lanes_of_other_types_do_not_compile():
+    with pytest.raises(TypingError, match="of one type"):
+        add_of_two_types(np.zeros(8), np.zeros(8))
+    with pytest.raises(TypingError, match="of float32"):
+        apply_log(np.zeros(8), np.empty(8))

@@ -1,12 +1,14 @@
 """Whole jobs in an object store: workers of their own, a driver that is killed, the demo, and no key left anywhere."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pytest
 
@@ -15,7 +17,7 @@ from nmf_dask.cli import main
 from nmf_dask.corpus.locations import connect
 from nmf_dask.store import ModelFolder, lock, open_run
 from nmf_dask.store.folder import _file_system
-from tests.faulty_command import FAST_PASSES, Driver, slow_pass
+from tests.faulty_command import FAST_PASSES, Driver, slow_parts, slow_pass
 from tests.small_corpora import (
     ROOT,
     environment,
@@ -142,6 +144,37 @@ def test_a_driver_that_was_killed_goes_on_from_its_checkpoint_in_the_store(
     assert wh_bytes(tmp_path / "made") == wh_bytes(fit(settings_of(corpus, tmp_path / "m", model=model)).uri)
 
 
+@pytest.mark.slow
+def test_a_transform_that_is_told_to_stop_goes_on_from_its_parts_in_the_store(
+    store: pafs.FileSystem, corpus: Path, tmp_path: Path
+) -> None:
+    pafs.copy_files(str(corpus), f"{BUCKET}/c", destination_filesystem=store)
+    model = f"s3://{BUCKET}/m"
+    fit(settings_of(corpus, model, model={"n_components": 4, "max_iter": 8}))
+    begun, variables = slow_parts(tmp_path)
+    common = ("transform", "--model", model, "--id-column", "doc_id", "--set", "corpus.partition_bytes=2000")
+    arguments = (*common, "--input", f"s3://{BUCKET}/c", "--output", f"s3://{BUCKET}/w")
+    driver = Driver("one", *arguments, **variables)
+    assert driver.until(begun)
+    code, log, seconds = driver.stop(signal.SIGTERM)
+    assert code == 75, log
+    assert "Traceback" not in log
+    assert seconds < 10, log
+    left = objects(store)
+    assert json.loads(left[f"{BUCKET}/w/transform.json"])["status"] == "failed"
+    assert not {f"{BUCKET}/w/_SUCCESS", f"{BUCKET}/w/_LOCK", f"{BUCKET}/w/manifest.json"} & set(left)
+
+    Driver("one", *arguments).done()
+    made = objects(store)
+    assert json.loads(made[f"{BUCKET}/w/transform.json"])["partitions_resumed"] >= 3
+    assert not [name for name in made if "/_work/" in name or name.endswith("_LOCK")]
+    assert_no_secret(made)
+    Driver("one", *common, "--input", corpus, "--output", tmp_path / "w").done()
+    parts = [made[name] for name in sorted(made) if name.startswith(f"{BUCKET}/w/W/")]
+    assert len(parts) > 4
+    assert parts == [file.read_bytes() for file in sorted((tmp_path / "w" / "W").iterdir())]
+
+
 def test_the_demo_and_its_topics(
     store: pafs.FileSystem, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,4 +237,46 @@ def test_update_evaluate_and_select_in_the_store(
     run, twin = last.values()
     pafs.copy_files(run.folder.path, str(tmp_path / "made"), source_filesystem=store)
     assert wh_bytes(tmp_path / "made") == wh_bytes(twin.folder.uri)
+    assert_no_secret(objects(store))
+
+
+def test_nights_in_the_store(
+    store: pafs.FileSystem,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One that fits, one that transforms and updates, one with nothing new: as on disk, dates of the folders too."""
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
+    nights: dict[str, list[tuple[object, ...]]] = {}
+    days: dict[str, list[str]] = {}
+    for place in (f"s3://{BUCKET}", str(tmp_path)):
+        there = (store, BUCKET) if place.startswith("s3") else (pafs.LocalFileSystem(), place)
+        command = (
+            "nightly", "--input", f"{place}/lake", "--output", f"{place}/m", "--weights", f"{place}/w",
+            "--id-column", "doc_id", "-k", "4", "--max-iter", "5", "--every", "1", "--log-format", "json",
+        )  # fmt: skip
+        nights[place] = []
+        for day, part in enumerate((*sorted(corpus.iterdir())[:2], None), 1):
+            if part is not None:
+                folder = f"{there[1]}/lake/day=2026-11-0{day}"
+                there[0].create_dir(folder, recursive=True)
+                pafs.copy_files(str(part), f"{folder}/part.parquet", destination_filesystem=there[0])
+            assert main([*command]) == 0
+            told = json.loads(capsys.readouterr().out)
+            nights[place].append(
+                tuple(told.get(key) for key in ("status", "did", "files_new", "relative_loss", "rise"))
+            )
+        run = told["run_id"]
+        W = ds.dataset(f"{there[1]}/w/{run}/W", filesystem=there[0]).to_table()
+        days[place] = [*map(str, W["day"].to_pylist()), *W["doc_id"].to_pylist()]
+    in_store, on_disk = nights.values()
+    assert in_store == on_disk
+    assert [night[:2] for night in on_disk] == [
+        ("done", ["fit", "transform"]), ("done", ["transform", "update"]), ("nothing new", []),
+    ]  # fmt: skip
+    weights, twins = days.values()
+    assert weights == twins
+    assert weights[0] == "2026-11-02"  # what the update took in; the first day has its W under the run before
     assert_no_secret(objects(store))

@@ -10,7 +10,7 @@ import pytest
 from sklearn.decomposition import NMF
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from nmf_dask import fit
+from nmf_dask import Settings, fit
 from tests.corpora import corpus_folder
 from tests.small_corpora import (
     assert_written_loss,

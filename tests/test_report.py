@@ -259,7 +259,9 @@ class TestTheCommand:
         assert data["topics"][2]["x"] is None
 
     def test_topics_that_are_nearly_the_same_are_named(self):
-        H = np.eye(3, 6, dtype=np.float32) + np.array([[0], [0], [1]], np.float32) * np.eye(1, 6, 1, np.float32)
+        H = np.eye(3, 6, dtype=np.float32) + np.array([[0], [0], [1]], np.float32) * np.eye(
+            1, 6, 1, np.float32
+        )
         model = SimpleNamespace(H=H[[0, 1, 2, 2]], run={}, topics=lambda n: [SimpleNamespace(share=0.25)] * 4)
         assert [one for one in _doubtful_topics(model) if "#2 and #3 (1.00)" in one]
 

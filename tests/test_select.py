@@ -16,7 +16,7 @@ from sklearn.metrics import silhouette_samples
 from nmf_dask import Settings, TopicModel, fit, select
 from nmf_dask.config import SelectSettings
 from nmf_dask.errors import ConfigurationError, InputDataError
-from nmf_dask.folding import FixedH
+from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.matrices import from_scipy
 from nmf_dask.observer import Observer

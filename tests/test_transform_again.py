@@ -275,6 +275,15 @@ class TestInterrupted:
             transform(job(model, corpus, tmp_path / "w"))
 
 
+def spoil(file: Path, row_group: int) -> None:
+    """Zeros in place of the pages of texts: the footer says nothing of it."""
+    chunk = pq.read_metadata(file).row_group(row_group).column(1)
+    content = bytearray(file.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    file.write_bytes(content)
+
+
 class TestBadInput:
     def code(self, *arguments) -> int:
         return main(["transform", *map(str, arguments), "-q"])
@@ -297,13 +306,28 @@ class TestBadInput:
         assert out == ""
         assert not (tmp_path / "w").exists()
 
+    @pytest.mark.parametrize("cluster", [{}, {"workers": 2, "threads_per_worker": 1}])
+    def test_a_bad_new_file_takes_nothing_from_anybody(self, tmp_path, model, corpus, cluster):
+        """W/ is as it was before, `_SUCCESS` too, whatever other parts were made or under way."""
+        sections = {"corpus": SMALL, "transform": NEW_ONLY, "output": {"w_format": "csv"}}
+        transform(job(model, corpus, tmp_path / "w", **sections))
+        before = files_of(tmp_path / "w")
+        add(corpus, "a.parquet", TEXTS)
+        add(corpus, "b.parquet", TEXTS, 2000)
+        spoil(corpus / "b.parquet", 0)
+        os.utime(corpus / "part-00001.parquet", ns=(1, 1))
+        with pytest.raises(InputDataError, match=r"b\.parquet.*row group 0 of column 'text'"):
+            transform(job(model, corpus, tmp_path / "w", **sections, cluster=cluster))
+        after = files_of(tmp_path / "w")
+        assert json.loads(after["transform.json"])["status"] == "failed"
+        del before["transform.json"], after["transform.json"]
+        assert after == before
+        (corpus / "b.parquet").unlink()
+        assert transform(job(model, corpus, tmp_path / "w", **sections)).told["files_new"] == 2
+        assert len(rows_of(tmp_path / "w")) == 2 * len(TEXTS)
+
     def test_damaged_pages_name_file_row_group_and_column(self, tmp_path, model, corpus, capsys):
-        file = corpus / "part-00001.parquet"
-        chunk = pq.read_metadata(file).row_group(1).column(1)
-        content = bytearray(file.read_bytes())
-        start = chunk.dictionary_page_offset or chunk.data_page_offset
-        content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
-        file.write_bytes(content)
+        spoil(corpus / "part-00001.parquet", 1)
         assert self.code("--model", model, "--input", corpus, "--output", tmp_path / "w") == 65
         err = capsys.readouterr().err
         assert "part-00001.parquet" in err

@@ -32,10 +32,6 @@ def followed(
     return models[0], models[1], models[2], last.run, whole.run
 
 
-def seconds_of(run: dict[str, Any]) -> float:
-    return sum(stage["seconds"] for stage in run["stages"].values())
-
-
 @pytest.mark.parametrize("history", ["keep", "discount=0.5"])
 @pytest.mark.parametrize("beta_loss", ["frobenius", "kullback-leibler"])
 def test_the_newest_documents_of_a_generated_drift(tmp_path, beta_loss, history):
@@ -48,14 +44,18 @@ def test_the_newest_documents_of_a_generated_drift(tmp_path, beta_loss, history)
 
 @pytest.mark.parametrize("beta_loss", ["frobenius", "kullback-leibler"])
 def test_arxiv_by_year(tmp_path, beta_loss):
-    """The demo corpus; `tests/benchmarks/update.py` has the large one, and the times."""
+    """The demo corpus; `tests/benchmarks/update.py` has the large one, and the times.
+
+    What takes the time is counted here, since a busy machine does not change it: entries that are made of text, and
+    entries that passes visit.
+    """
     drift = arxiv_drift(corpus_folder("arxiv-abstracts-demo"), 2018, 2)
     model = {"n_components": 14, "beta_loss": beta_loss}
     _, last, whole, last_run, whole_run = followed(tmp_path, drift, "keep", model)
     updated, scratch = (held_out_loss(one, drift.held_out, whole) for one in (last, whole))
     assert updated <= 1.01 * scratch
-    # A fifth, measured alone and on more documents; here, on a machine that does other things as well, it is less.
-    assert seconds_of(last_run) < seconds_of(whole_run)
+    assert 5 * last_run["nnz"] <= whole_run["nnz"]
+    assert 5 * last_run["nnz"] * last_run["n_iter"] <= whole_run["nnz"] * whole_run["n_iter"]
 
 
 def test_topics_that_are_new_or_gone_are_told(tmp_path):

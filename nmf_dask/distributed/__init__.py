@@ -14,7 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ Weights = NDArray[np.float32]
 # Of a task that raised: a store may have hiccupped. Of one whose worker died, Dask has its own count.
 MOST_RETRIES = 1
 MOST_NAMES = 5_000
+DROP_INTERVAL = 0.1
 BESIDE_AT_ONCE = 4  # calls of one worker: a store is slow to answer, a disk is not made faster by more
 
 
@@ -112,6 +113,17 @@ class DaskTasks(Tasks):
                 f"what the workers hold cannot be had within {seconds:.0f} s ({error!r})"
             ) from error
 
+    def drop(self, handles: Sequence[Any], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        keys = {handle.key for handle in handles}
+        with suppress(RetryableError, OSError, TimeoutError), self._translated():
+            self.client.cancel(handles)
+            while time.monotonic() < deadline:
+                if not any(self.client.run(has_begun, keys).values()):
+                    return True
+                time.sleep(DROP_INTERVAL)
+        return False
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Dask's own failures as errors that say what to do; what a task raised passes as it is."""
@@ -142,6 +154,13 @@ def forget_names() -> None:
     """Let go of what Dask remembers of keys, where it is much: of the last 100,000, in each process, 300 bytes each."""
     if key_split.cache_info().currsize > MOST_NAMES:
         key_split.cache_clear()
+
+
+def has_begun(keys: set[str], dask_worker: Any) -> bool:
+    """On a worker: whether it is at one of these tasks, or has one that it has not been told to forget yet."""
+    over = ("memory", "error", "released", "forgotten")
+    # A copy: the event loop goes on meanwhile.
+    return any(key in keys and task.state not in over for key, task in dict(dask_worker.state.tasks).items())
 
 
 async def call_beside(calls: Sequence[tuple[Any, ...]], dask_worker: Any) -> None:

@@ -14,7 +14,7 @@ from nmf_dask.blocks import Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.estimators.dense import FOLD_ROWS
 from nmf_dask.estimators.rows import Rows
-from nmf_dask.folding import FixedH
+from nmf_dask.fixed import FixedH
 from nmf_dask.in_memory import factorize
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.matrices import Csr, from_scipy, frozen

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.kernels.active_sets import Weighted, new_room, solve
+from nmf_dask.kernels.active_sets import WHOLE, new_room, solve
 from nmf_dask.kernels.compiled import compiled
+from nmf_dask.kernels.lanes import LANES
 
 Doubles = NDArray[np.float64]
 
@@ -90,14 +91,12 @@ def exact_rows(C: Doubles, G: Doubles, W: Doubles) -> None:
     assert G.shape == (k, k)
     W[:] = 0.0
     sweep_rows(W, C, G, 0.0, 0.0, np.arange(k), START_SWEEPS)
-    diagonal = np.empty(k)
+    padded, diagonal = np.zeros((k, (k & WHOLE) + LANES)), np.empty(k)
+    padded[:, :k] = G
     for t in range(k):
         diagonal[t] = G[t, t]
-    nothing = Weighted(
-        np.empty(0, np.int32), np.empty(0), np.empty((0, k), np.float32), np.ones(k, np.uint8), 0.0
-    )
     w, room = np.empty(k), new_room(k)
     for i in range(n):
         w[:] = W[i]
-        solve(G, diagonal, C[i], w, nothing, room)
+        solve(padded, diagonal, C[i], w, room)
         W[i] = w

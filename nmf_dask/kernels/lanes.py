@@ -1,12 +1,12 @@
-"""Eight float32 at a time: the few vector operations that the kernels are written in.
+"""Eight numbers at a time, float32 or float64: the few vector operations that the kernels are written in.
 
 LLVM vectorises a plain loop over a row of fifty weights badly: it adds a remainder loop and overlap checks
 that cost more than the row does. These operations say what is meant, compile faster than that search, and run
 on any processor (LLVM splits the eight lanes where registers hold fewer). Inside compiled functions only.
 
-Arrays are C-contiguous float32 of any dimension (others do not compile); an offset counts elements from
-their start and is not checked. After an edit of this file delete the `__pycache__` of this folder: numba
-looks for changes in the file of a compiled function alone, not in those it is built from.
+Arrays are C-contiguous of any dimension, and all operands of an operation have one type (others do not compile); an
+offset counts elements from their start and is not checked. After an edit of this file delete the `__pycache__` of
+this folder: numba looks for changes in the file of a compiled function alone, not in those it is built from.
 """
 
 # numba and llvmlite ship no types.
@@ -22,37 +22,49 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 8
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 
 
 class _LanesType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")
+    def __init__(self, dtype: Any) -> None:
+        super().__init__(name=f"Lanes({dtype})")
+        self.dtype = dtype
 
 
 @register_model(_LanesType)
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _FLOATS)
+        super().__init__(manager, numba_type, _VECTORS[numba_type.dtype])
 
 
-_LANES = _LanesType()
+_VECTORS = {types.float32: _FLOATS, types.float64: _DOUBLES}
+_LANES = {dtype: _LanesType(dtype) for dtype in _VECTORS}
 
 
-def _check_array(array: Any) -> None:
-    if not isinstance(array, types.Array) or array.layout != "C" or array.dtype != types.float32:
-        raise TypingError(f"lanes are read from C-contiguous float32 arrays, not from {array}")
+def _lanes_of(array: Any) -> Any:
+    """The type of lanes that are read from an array."""
+    if not isinstance(array, types.Array) or array.layout != "C" or array.dtype not in _LANES:
+        raise TypingError(f"lanes are read from C-contiguous float32 or float64 arrays, not from {array}")
+    return _LANES[array.dtype]
+
+
+def _float32(lanes: Any) -> Any:
+    """Their type, which has to be that of float32."""
+    if lanes != _LANES[types.float32]:
+        raise TypingError(f"lanes of float32 are needed, not {lanes}")
+    return lanes
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), _FLOATS.as_pointer())
+    return builder.bitcast(builder.gep(data, [offset]), _VECTORS[array_type.dtype].as_pointer())
 
 
 def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c. Not `fma`, which is a slow library call where the processor has no such instruction."""
-    signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.fmuladd.v8f32")
+    name = "llvm.fmuladd.v8f32" if a.type == _FLOATS else "llvm.fmuladd.v8f64"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
     return builder.call(function, [a, b, c])
 
 
@@ -60,11 +72,14 @@ def _constant(vector_type: Any, value: float | int) -> Any:
     return ir.Constant(vector_type, [value] * LANES)
 
 
-def _elementwise(emit: Callable[..., Any], n_operands: int) -> tuple[Any, Callable[..., Any]]:
+def _elementwise(emit: Callable[..., Any], *operands: Any) -> tuple[Any, Callable[..., Any]]:
+    if not isinstance(operands[0], _LanesType) or set(operands) != {operands[0]}:
+        raise TypingError(f"lanes of one type are needed, not {operands}")
+
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
         return emit(builder, *operands)
 
-    return _LANES(*[_LANES] * n_operands), generate
+    return operands[0](*operands), generate
 
 
 @intrinsic
@@ -74,8 +89,17 @@ def load(typing: Any, array: Any, offset: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
         return builder.load(_address(context, builder, signature.args[0], *operands), align=4)
 
-    _check_array(array)
-    return _LANES(array, types.intp), generate
+    return _lanes_of(array)(array, types.intp), generate
+
+
+@intrinsic
+def widened(typing: Any, lanes: Any) -> Any:
+    """Lanes of float32 as float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
+        return builder.fpext(operands[0], _DOUBLES)
+
+    return _LANES[types.float64](_float32(lanes)), generate
 
 
 @intrinsic
@@ -97,55 +121,57 @@ def store(typing: Any, array: Any, offset: Any, lanes: Any) -> Any:
         builder.store(operands[2], _address(context, builder, signature.args[0], *operands[:2]), align=4)
         return context.get_dummy_value()
 
-    _check_array(array)
-    return types.void(array, types.intp, _LANES), generate
+    return types.void(array, types.intp, _lanes_of(array)), generate
 
 
 @intrinsic
 def broadcast(typing: Any, value: Any) -> Any:
-    """One number in all lanes."""
+    """One number, float32 or float64, in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        lanes = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), operands[0], ir.IntType(32)(0))
+        nothing = ir.Constant(_VECTORS[value], ir.Undefined)
+        lanes = builder.insert_element(nothing, operands[0], ir.IntType(32)(0))
         return builder.shuffle_vector(lanes, lanes, _constant(_INTS, 0))
 
-    return _LANES(types.float32), generate
+    if value not in _LANES:
+        raise TypingError(f"lanes hold float32 or float64, not {value}")
+    return _LANES[value](value), generate
 
 
 @intrinsic
 def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once where the processor can."""
-    return _elementwise(_fused, 3)
+    return _elementwise(_fused, a, b, c)
 
 
 @intrinsic
 def add(typing: Any, a: Any, b: Any) -> Any:
     """a + b."""
-    return _elementwise(lambda builder, a, b: builder.fadd(a, b), 2)
+    return _elementwise(lambda builder, a, b: builder.fadd(a, b), a, b)
 
 
 @intrinsic
 def multiply(typing: Any, a: Any, b: Any) -> Any:
     """a * b."""
-    return _elementwise(lambda builder, a, b: builder.fmul(a, b), 2)
+    return _elementwise(lambda builder, a, b: builder.fmul(a, b), a, b)
 
 
 @intrinsic
 def divide(typing: Any, a: Any, b: Any) -> Any:
     """a / b."""
-    return _elementwise(lambda builder, a, b: builder.fdiv(a, b), 2)
+    return _elementwise(lambda builder, a, b: builder.fdiv(a, b), a, b)
 
 
 @intrinsic
 def maximum(typing: Any, a: Any, b: Any) -> Any:
     """The larger of a and b, and b where a is not a number."""
-    return _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b), 2)
+    return _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b), a, b)
 
 
 @intrinsic
 def minimum(typing: Any, a: Any, b: Any) -> Any:
     """The smaller of a and b, and b where a is not a number."""
-    return _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b), 2)
+    return _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b), a, b)
 
 
 @intrinsic
@@ -153,9 +179,9 @@ def zero_below(typing: Any, a: Any, threshold: Any) -> Any:
     """a where a >= threshold, else 0."""
 
     def emit(builder: Any, a: Any, threshold: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">=", a, threshold), a, _constant(_FLOATS, 0.0))
+        return builder.select(builder.fcmp_ordered(">=", a, threshold), a, _constant(a.type, 0.0))
 
-    return _elementwise(emit, 2)
+    return _elementwise(emit, a, threshold)
 
 
 # The bits of sqrt(1/2): mantissas counted from there lie around 1, where a polynomial is good.
@@ -187,7 +213,7 @@ def log(typing: Any, a: Any) -> Any:
         polynomial = _fused(builder, polynomial, builder.fmul(f, f), f)
         return _fused(builder, exponent, _constant(_FLOATS, _LOG_2), polynomial)
 
-    return _elementwise(emit, 1)
+    return _elementwise(emit, _float32(a))
 
 
 # Three rounds of "shuffle two apart, add" turn eight registers into the register of their eight sums.
@@ -211,7 +237,7 @@ def totals(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, 
             vectors = tuple(builder.fadd(low, high) for low, high in halves)
         return vectors[0]
 
-    return _elementwise(emit, 8)
+    return _elementwise(emit, a, b, c, d, e, f, g, h)
 
 
 @intrinsic
@@ -219,7 +245,7 @@ def total(typing: Any, a: Any) -> Any:
     """The sum over the lanes, added in float64."""
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
-        result = builder.fpext(operands[0], ir.VectorType(ir.DoubleType(), LANES))
+        result = operands[0] if operands[0].type == _DOUBLES else builder.fpext(operands[0], _DOUBLES)
         for width in (4, 2, 1):
             mask = ir.VectorType(ir.IntType(32), width)
             low = ir.Constant(mask, tuple(range(width)))
@@ -229,4 +255,6 @@ def total(typing: Any, a: Any) -> Any:
             )
         return builder.extract_element(result, ir.IntType(32)(0))
 
-    return types.float64(_LANES), generate
+    if not isinstance(a, _LanesType):
+        raise TypingError(f"lanes are needed, not {a}")
+    return types.float64(a), generate

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from platform import python_version
 from typing import Any, Protocol
@@ -124,8 +125,11 @@ def failure(error: BaseException) -> str:
 
 def basis_of(settings: Settings) -> dict[str, Any]:
     """What a job was made by: its settings, without credentials, and the versions that numbers depend on."""
+    return {"config": json.loads(redact(settings.model_dump_json())), "versions": _versions()}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once a process: the metadata of seven packages take longer than some hundred documents do."""
     own = {"nmf-dask": nmf_dask.__version__, "python": python_version()}
-    return {
-        "config": json.loads(redact(settings.model_dump_json())),
-        "versions": own | {name: version(name) for name in _PACKAGES},
-    }
+    return own | {name: version(name) for name in _PACKAGES}

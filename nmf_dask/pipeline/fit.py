@@ -392,7 +392,7 @@ class Job:
     def _passes(self, fitting: Fitting) -> None:
         with self.account.timed("fit", fitting.problem.model.max_iter):
             reason = self.passes.until_it_stops(fitting)
-            err = fitting.finish()
+            err = fitting.finish(solved=reason != "deadline")
         rows = fitting.state.rows
         self.account.tell(n_iter=len(rows), stop_reason=reason, reconstruction_err=err)
 

@@ -122,8 +122,11 @@ class Fitting(ABC):
         """One pass, or some."""
 
     @abstractmethod
-    def finish(self) -> float:
-        """Make the last row's loss exact, and gather what is kept; the loss of the rows alone."""
+    def finish(self, solved: bool) -> float:
+        """Make the last row's loss exact, and gather what is kept; the loss of the rows alone.
+
+        With `solved`, W becomes what a transform of the same rows gives.
+        """
 
     @abstractmethod
     def kept(self) -> Any:
@@ -270,8 +273,8 @@ class OneTask(Fitting):
     def advance(self) -> None:
         self._take(self.tasks.call("fit", advance_held, self.problem, self._held, self.tasks.threads))
 
-    def finish(self) -> float:
-        self._take(self.tasks.call("fit", finish_held, self.problem, self._held, self.tasks.threads))
+    def finish(self, solved: bool) -> float:
+        self._take(self.tasks.call("fit", finish_held, self.problem, self._held, self.tasks.threads, solved))
         err: float = self.tasks.fetch(self.tasks.call("state", _err_of, self._held))
         return err
 
@@ -326,10 +329,10 @@ def advance_held(problem: Problem, before: Held, threads: int) -> Held:
     return Held(blocks.W, replace(state, past=None))
 
 
-def finish_held(problem: Problem, before: Held, threads: int) -> Held:
+def finish_held(problem: Problem, before: Held, threads: int, solved: bool) -> Held:
     """A task: the exact loss, and what is kept."""
     with problem.local(threads, before.W) as blocks:
-        ended = problem.fit.ended(blocks, _state_with_past(problem, before))
+        ended = problem.fit.ended(blocks, _state_with_past(problem, before), solved)
     return Held(blocks.W, replace(ended.state, past=None), ended.kept, ended.reconstruction_err)
 
 
@@ -412,9 +415,9 @@ class ManyTasks(Fitting):
     def advance(self) -> None:
         self._step(self._fit.advance)
 
-    def finish(self) -> float:
+    def finish(self, solved: bool) -> float:
         def ended(blocks: TaskBlocks, state: FitState) -> FitState:
-            self._ended = self._fit.ended(blocks, state)
+            self._ended = self._fit.ended(blocks, state, solved)
             return self._ended.state
 
         self._step(ended)

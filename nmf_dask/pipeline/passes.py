@@ -12,6 +12,9 @@ from nmf_dask.pipeline.deadline import CHECKPOINTS_A_RESULT, Deadline, DeadlineR
 from nmf_dask.pipeline.deaths import Patience
 from nmf_dask.pipeline.fitting import Fitting
 
+# How many times as long as a pass the end takes, in which W is solved: three for Frobenius, four for Kullback-Leibler.
+SOLVING_PASSES = 6
+
 
 @dataclass
 class Passes:
@@ -70,6 +73,4 @@ class Passes:
         checkpoint = self.checkpoints.seconds(fitting)
         if not self.deadline.commits:
             return checkpoint
-        return (
-            checkpoint + expected + CHECKPOINTS_A_RESULT * checkpoint
-        )  # once more over the data for the exact loss
+        return checkpoint + SOLVING_PASSES * expected + CHECKPOINTS_A_RESULT * checkpoint

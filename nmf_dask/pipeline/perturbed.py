@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmf_dask.folding import FixedH
+from nmf_dask.fixed import FixedH
 from nmf_dask.in_memory import factorize
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.divergence import products_at

@@ -35,6 +35,7 @@ from nmf_dask.pipeline.transform_plan import Elsewhere, Prepared, planned_of, pr
 from nmf_dask.store import Contents, ModelLock, Part, Taken, part_key
 from nmf_dask.tasks import Batch, Cluster, Tasks
 
+DROP_SECONDS = 60.0  # for parts that are under way when the input turns out to be wrong
 WAVE = 512  # partitions that are handed over at a time: what the driver and the scheduler hold does not grow with n
 
 
@@ -110,6 +111,7 @@ class _Job:
         self.contents = ready.contents or Contents(ready.basis)
         self.facts: dict[str, Any] = {}
         self._finished = False  # whether W/ holds what was committed, and nothing else, when the job began
+        self._is_quiet = True  # whether no task writes into W/, once the job has failed
         self.deadline = Deadline(settings.run, started)
 
     def done(self) -> TransformResult:
@@ -143,10 +145,15 @@ class _Job:
         return _told(self.ready, made, self.started, status, **facts)
 
     def _failed(self, error: BaseException) -> None:
-        """Say so in transform.json, unless nothing can be written or it is another process's by now."""
+        """Say so in transform.json, unless nothing can be written or it is another process's by now.
+
+        Wrong input is not mended by the same command: what was committed is then all that W/ holds again.
+        """
         with suppress(InputDataError, RetryableError):
             self.lock.check()
             self.output.write_told(self._report([], "failed", error=failure(error)))
+            if isinstance(error, InputDataError) and self.ready.contents is not None and self._is_quiet:
+                self.output.finish(self.contents)
 
     def _ingested(self, tasks: Tasks, raw: Corpus) -> Corpus:
         """The documents of new files, staged by file."""
@@ -229,10 +236,14 @@ class _Job:
             return self._handed(tasks, [by_index[partition.index]])[0]
 
         handles = self._handed(tasks, groups)
-        for position, value in awaited(tasks, "transform", partitions, handles, alone):
-            made[position] = value
-            done += len(value)
-            self.observer.advance(done, partitions[position].text_bytes)
+        try:
+            for position, value in awaited(tasks, "transform", partitions, handles, alone):
+                made[position] = value
+                done += len(value)
+                self.observer.advance(done, partitions[position].text_bytes)
+        except InputDataError:
+            self._is_quiet = tasks.drop(handles, DROP_SECONDS)
+            raise
         return [one for group in made for one in group]
 
     def _handed(self, tasks: Tasks, groups: Sequence[Sequence[Due]]) -> list[Any]:

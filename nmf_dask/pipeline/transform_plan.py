@@ -267,7 +267,9 @@ def expected_memory(
     A document that is larger than a slice is a slice of its own, which no footer tells of.
     """
     kp = padded_width(model.n_components)
-    H = len(model.vocabulary) * (kp * 4 * H_COPIES + FEATURE_BYTES)
+    # Kullback-Leibler copies what a document's terms have of H: all of it, at most.
+    copies = H_COPIES + threads * (model.model_settings.beta_loss == "kullback-leibler")
+    H = len(model.vocabulary) * (kp * 4 * copies + FEATURE_BYTES)
     text = min(partition_bytes, SLICE_BYTES)
     rows = min(partition_rows, SLICE_ROWS)
     counting = text * (amounts(text, model.vectorizer_settings).counting + 2)

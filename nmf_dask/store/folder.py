@@ -325,8 +325,10 @@ class Folder:
         first = next(tables)
         with self.writing() as stream:
             hashed = _Hashed(stream)
-            flat = [name for name in _flat(first.schema) if name not in plain]
-            with pq.ParquetWriter(hashed, first.schema, compression="zstd", use_dictionary=flat) as writer:
+            flat = _flat(first.schema)
+            encoded = [name for name in flat if name not in plain]
+            more: dict[str, Any] = {"use_dictionary": encoded, "write_statistics": flat}
+            with pq.ParquetWriter(hashed, first.schema, compression="zstd", **more) as writer:
                 for table in chain([first], tables):
                     writer.write_table(table, _rows_a_group(table))
         return hashed.digest
@@ -357,7 +359,8 @@ class Folder:
 
 
 def _flat(schema: pa.Schema) -> list[str]:
-    """Columns that get a dictionary. Of weights, which hardly repeat, it makes the file larger and slower to read."""
+    """Columns that get a dictionary and statistics. Of weights, which hardly repeat, a dictionary makes the file larger
+    and slower to read, and nobody looks for the least of them."""
     return [field.name for field in schema if not pa.types.is_nested(field.type)]
 
 

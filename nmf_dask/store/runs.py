@@ -383,7 +383,7 @@ def run_beside(model: str, name: str) -> str:
 
     Raises InputDataError where there is no run of that id.
     """
-    if not _RUN_ID.fullmatch(name):
+    if "/" in name or (_RUN_ID.fullmatch(name) is None and Folder(name).exists()):
         return name
     folder = open_run(model).model
     run = folder.run(name)

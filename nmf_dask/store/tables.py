@@ -86,7 +86,8 @@ def w_table(
     if {len(ids), *map(len, more.values())} != {n} or has_terms.shape != (n,):
         raise ValueError(f"W has {n} rows, {len(ids)} ids and {len(has_terms)} flags")
     topic = W.argmax(axis=1).astype(np.int32) if k else np.zeros(n, np.int32)
-    unknown = ~has_terms | ~(W > 0).any(axis=1)
+    largest = W[np.arange(n), topic] if k else np.zeros(n, np.float32)
+    unknown = ~has_terms | ~(largest > 0)
     own = {"topic": pa.array(topic, mask=unknown), "weights": weights_column(W)}
     return pa.table({id_name: ids, **more, **own})
 

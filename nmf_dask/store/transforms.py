@@ -18,7 +18,7 @@ import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -79,7 +79,7 @@ class Part:
 
     def told(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Part:
@@ -268,7 +268,7 @@ def _told(contents: Contents) -> dict[str, Any]:
         "format_version": TRANSFORM_VERSION,
         "basis": contents.basis,
         "inputs": [
-            {**asdict(one), "parts": [part.told() for part in one.parts]} for one in contents.taken.values()
+            {**vars(one), "parts": [part.told() for part in one.parts]} for one in contents.taken.values()
         ],
         **told_digests({name: digest for part in contents.parts for name, digest in part.digests.items()}),
     }

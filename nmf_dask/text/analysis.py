@@ -3,8 +3,8 @@
 import importlib.util
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.errors import ConfigurationError
@@ -47,7 +47,7 @@ def _stop_words(choice: str | tuple[str, ...] | None) -> frozenset[str] | None:
     if choice is None:
         return None
     if choice == "english":
-        return frozenset(_english().ENGLISH_STOP_WORDS)
+        return _english()
     if isinstance(choice, tuple):
         return frozenset(choice)
     try:
@@ -61,7 +61,8 @@ def _stop_words(choice: str | tuple[str, ...] | None) -> frozenset[str] | None:
     return frozenset(word for line in lines if (word := line.strip()))
 
 
-def _english() -> Any:
+@cache
+def _english() -> frozenset[str]:
     """scikit-learn's list, without the second that importing scikit-learn takes."""
     package = importlib.util.find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
@@ -70,7 +71,7 @@ def _english() -> Any:
         if file.is_file() and spec and spec.loader:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            return module
+            return frozenset(module.ENGLISH_STOP_WORDS)
     from sklearn.feature_extraction import text
 
-    return text
+    return frozenset(text.ENGLISH_STOP_WORDS)

@@ -78,11 +78,12 @@ def _tally(parts: Sequence[Documents], analysis: Analysis, ends: NDArray[np.int6
     n_bytes = sum(int((part.ends - part.begins).sum()) for part in parts)
     shortest, longest = settings.ngram_range
     tally = empty_tally(n_bytes, longest - shortest + 1)
-    stops = small_table(with_words(empty_tally(0, 0), analysis.stop_words or ()))
-    if longest == 1 and stops.sizes[2]:
+    stop_words, stops = analysis.stop_words or (), empty_tally(0, 0)
+    if longest == 1:
         # One search for a word tells both whether it is counted and as what.
-        tally = with_words(tally, analysis.stop_words or ())
-        stops = empty_tally(0, 0)
+        tally = with_words(tally, stop_words)
+    else:
+        stops = small_table(with_words(stops, stop_words))
     done = 0
     for part in parts:
         row_ends = ends[done : done + len(part.begins)]
