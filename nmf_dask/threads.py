@@ -20,6 +20,36 @@ from nmf_dask.residence import peak_rss
 from nmf_dask.tasks import Batch, Cluster, Ref, Tasks
 
 
+CLOSE_SECONDS = 0.5
+
+
+class _OneBlasThread:
+    """One thread of BLAS for each that has taken it, until the last of them gives it back.
+
+    A job that was stopped may leave a thread at work. With more threads of BLAS from then on it would end at other
+    bits, in a file that the next attempt goes on from.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+
+    def take(self) -> None:
+        with self._lock:
+            if self._holders == 0:
+                self._limits = threadpool_limits(1, user_api="blas")
+            self._holders += 1
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                self._limits.restore_original_limits()
+
+
+_blas = _OneBlasThread()
+
+
 class ThreadTasks(Tasks):
     """Starts a call when all that it needs is there; a handle is a future.
 
@@ -29,22 +59,33 @@ class ThreadTasks(Tasks):
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._ready: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        for number in range(threads):
-            threading.Thread(target=self._work, name=f"nmf-dask-{number}", daemon=True).start()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"nmf-dask-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for worker in self._workers:
+            _blas.take()
+            worker.start()
 
     def _work(self) -> None:
-        while (call := self._ready.get()) is not None:
-            call()
-            del call  # its result belongs to whoever holds the handle
+        try:
+            while (call := self._ready.get()) is not None:
+                call()
+                del call  # its result belongs to whoever holds the handle
+        finally:
+            _blas.give_back()
 
     def close(self) -> None:
-        """Start nothing more; threads end with what they are at."""
+        """Start nothing more; threads end with what they are at, which is not waited for long."""
         try:
             while True:
                 self._ready.get_nowait()
         except Empty:
-            for _ in range(self.threads):
+            for _ in self._workers:
                 self._ready.put(None)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
 
     def submit(self, batch: Batch, keep: Sequence[Ref]) -> list[Any]:
         results: dict[Ref, Future[Any]] = {ref: Future() for ref in batch.calls}
@@ -165,7 +206,6 @@ def own_threads(settings: ClusterSettings) -> Iterator[ThreadCluster]:
     _, threads = settings.shape()
     tasks = ThreadTasks(threads)
     try:
-        with threadpool_limits(1, user_api="blas"):
-            yield ThreadCluster(tasks, settings.worker_bytes())
+        yield ThreadCluster(tasks, settings.worker_bytes())
     finally:
         tasks.close()

@@ -14,7 +14,7 @@ import pytest
 import nmf_dask.cluster
 from nmf_dask import TopicModel, fit
 from nmf_dask.cli import main
-from nmf_dask.cluster import Cluster
+from nmf_dask.cluster import DaskCluster
 from nmf_dask.distributed import DaskTasks
 from nmf_dask.errors import InputDataError, RetryableError
 from nmf_dask.observer import Observer
@@ -110,8 +110,8 @@ def test_the_driver_is_cut_off(tmp_path, corpus):
     assert "going on from checkpoint pass-00004" in Driver("many", *arguments).done()
 
 
-@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
-def test_own_workers_that_do_not_start(tmp_path, corpus, monkeypatch, capsys, workers):
+@pytest.mark.parametrize("asked", ["run.performance_report=r.html", "cluster.workers=1"])
+def test_own_workers_that_do_not_start(tmp_path, corpus, monkeypatch, capsys, asked):
     """As on a machine that is so busy that Dask's own time is up: no bug, and worth another try."""
 
     async def too_late(self):
@@ -119,7 +119,10 @@ def test_own_workers_that_do_not_start(tmp_path, corpus, monkeypatch, capsys, wo
 
     for kind in ("OwnThreads", "OwnNanny"):
         monkeypatch.setattr(f"nmf_dask.cluster.{kind}.start_unsafe", too_late)
-    assert main(["fit", "--input", str(corpus), "--output", str(tmp_path / "m"), "-k", "4", *workers]) == 75
+    assert (
+        main(["fit", "--input", str(corpus), "--output", str(tmp_path / "m"), "-k", "4", "--set", asked])
+        == 75
+    )
     err = capsys.readouterr().err
     assert "the job's own workers did not start (timed out after 30 s)" in err
     assert "Traceback" not in err
@@ -182,7 +185,7 @@ def test_a_job_without_workers_says_what_it_waits_for(monkeypatch, ending):
     monkeypatch.setattr(nmf_dask.cluster, "NURSED_SECONDS", 0.2)
     client, words = NoClient(), Words()
     seconds = 1.2 if ending == "nobody comes" else 60.0
-    cluster = Cluster(client, DaskTasks(client, 1), 0, None, workers_timeout=seconds)  # type: ignore[arg-type]
+    cluster = DaskCluster(client, DaskTasks(client, 1), 0, None, workers_timeout=seconds)  # type: ignore[arg-type]
     cluster.introduce(words)
 
     def tell(action: str, worker: str) -> None:

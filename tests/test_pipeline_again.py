@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ from nmf_dask.observer import Observer
 from nmf_dask.pipeline import FitResult
 from nmf_dask.staging import Stage
 from nmf_dask.store import ModelFolder
+from tests.faulty_command import Driver, slow_pass
 from tests.small_corpora import (
     ROOT,
-    command,
     environment,
     files_of,
     generated_texts,
@@ -103,22 +102,14 @@ def test_changed_input_is_another_run(tmp_path):
 
 def test_two_at_once_one_commits_and_the_other_names_it(tmp_path, corpus):
     arguments = ("fit", "--input", corpus, "--output", tmp_path / "m", "-k", 5)
-    one = subprocess.Popen(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "m" / "LOCK").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    begun, variables = slow_pass(tmp_path)
+    one = Driver("one", *arguments, **variables)
+    assert one.until(begun)
     other = run_command(*arguments[:-1], 4)
-    _, log = one.communicate(timeout=60)
-    assert one.returncode == 0, log
+    (tmp_path / "slow").unlink()
+    one.done()
     assert other.returncode == 75, other.stderr
-    assert f"locked by process {one.pid}" in other.stderr
+    assert f"locked by process {one.process.pid}" in other.stderr
     assert "Traceback" not in other.stderr
     [run] = (tmp_path / "m" / "runs").iterdir()
     assert (run / "_SUCCESS").exists()

@@ -1,6 +1,7 @@
 """What a job needs of disk: no more than its plan says, in the folders that settings name, and nothing afterwards."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def test_results_that_are_not_held_wait_below_the_scratch_folder(tmp_path, corpu
     expected = wh_bytes(fit(settings_of(corpus, tmp_path / "a", model=KL)).uri)
     for place in ("nmf_dask.cluster.held_bytes", "nmf_dask.pipeline.spilling.held_bytes"):
         monkeypatch.setattr(place, lambda limit: 1000.0)
+    monkeypatch.setattr(sys.modules["nmf_dask.pipeline.fit"], "is_small", lambda *_: False)
     settings = settings_of(corpus, tmp_path / "m", model=KL, run={"scratch": str(tmp_path / "s")})
     planned = plan(settings)
     assert planned.spill == str(tmp_path / "s" / planned.run_id / "spill")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,29 @@ def test_a_failed_call_is_not_passed_over(tasks: Tasks) -> None:
 
 def divide_by(divisor: float) -> float:
     return 1 / divisor
+
+
+def note(folder: str, number: int) -> None:
+    """Says that it begins, takes half a second, and says that it is done."""
+    Path(folder, f"begun-{number}").touch()
+    time.sleep(0.5)
+    Path(folder, f"done-{number}").touch()
+
+
+def test_what_is_dropped_does_nothing_any_more(tasks: Tasks, tmp_path: Path) -> None:
+    """Catches a call that writes into a folder after its job has tidied it."""
+    batch = Batch()
+    calls = [batch.call("note", note, str(tmp_path), number) for number in range(8)]
+    handles = tasks.submit(batch, calls)
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    assert tasks.drop(handles, 30)
+    names = {file.name for file in tmp_path.iterdir()}
+    begun = [name for name in names if name.startswith("begun")]
+    assert {name.replace("begun", "done") for name in begun} < names
+    assert len(begun) < 8 or isinstance(tasks, SerialTasks)
+    time.sleep(1)
+    assert {file.name for file in tmp_path.iterdir()} == names
 
 
 @pytest.mark.parametrize("objective", [Frobenius(), Frobenius(solver="cd"), KullbackLeibler()])
