@@ -20,9 +20,7 @@ import scipy.sparse
 from distributed import Client, LocalCluster
 from sklearn.decomposition import NMF
 
-from nmf_dask.tasks import Batch, SerialTasks
 from tests.benchmarks import corpus_c, factorization, jobs, measuring, network, problems
-from tests.benchmarks.pool import PoolTasks
 from tests.benchmarks.text import timed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -353,28 +351,6 @@ def test_bytes_are_those_on_the_wire() -> None:
         sent = client.run(jobs.bytes_written)
     assert sent[there] == pytest.approx(4e6, rel=0.05)
     assert sent[here] < 1e5
-
-
-class TestPool:
-    def test_does_what_the_serial_twin_does(self) -> None:
-        def batch() -> tuple[Batch, Any]:
-            made = Batch()
-            squares = [made.call("square", pow, number, 2) for number in range(50)]
-            sums = [made.call("sum", sum, squares[low : low + 10]) for low in range(0, 50, 10)]
-            return made, made.call("sum", sum, sums)
-
-        for tasks in (PoolTasks(2), SerialTasks()):
-            made, total = batch()
-            (handle,) = tasks.submit(made, [total])
-            assert tasks.fetch(handle) == sum(np.arange(50) ** 2)
-
-    def test_raises_what_a_call_raised(self) -> None:
-        tasks = PoolTasks(2)
-        bad = tasks.call("bad", int, "no number")
-        with pytest.raises(ValueError, match="no number"):
-            tasks.fetch(tasks.call("after", abs, bad))
-        with pytest.raises(ValueError, match="no number"):
-            list(tasks.completed([bad]))
 
 
 def test_estimators_are_fitted_by_both_sides(corpus: str, tmp_path: Path) -> None:

@@ -69,13 +69,13 @@ def _connecting(cluster: Mapping[str, int], traffic: Traffic) -> Callable[..., A
     from nmf_dask.threads import own_threads
 
     @contextmanager
-    def listened(settings: Any, small: bool) -> Iterator[Any]:
+    def listened(settings: Any, small: bool, spill: str | None = None) -> Iterator[Any]:
         if "pool" in cluster:
             with own_threads(settings.cluster) as made:
                 warm_up()
                 yield made
             return
-        with connected(settings.cluster, settings.run.performance_report) as made:
+        with connected(settings.cluster, settings.run.performance_report, spill) as made:
             made.client.run(warm_up)
             if "workers" in cluster:
                 traffic.listen(made.client)
