@@ -145,7 +145,11 @@ class Blocks(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Take W back to where it was at the last `keep`."""
+        """Take W back to where it was at the last `keep`, and forget that."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Let go of what `keep` remembered: there is as much of it as of W."""
 
     @property
     def parallel(self) -> Callable[..., Any]:
@@ -182,6 +186,7 @@ class LocalBlocks(Blocks):
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._kept: list[NDArray[np.float32]] = []
 
     def __enter__(self) -> LocalBlocks:
         return self
@@ -213,6 +218,10 @@ class LocalBlocks(Blocks):
 
     def restore(self) -> None:
         self.W = self._kept
+        self.forget()
+
+    def forget(self) -> None:
+        self._kept = []
 
     @property
     def parallel(self) -> Callable[..., Any]:

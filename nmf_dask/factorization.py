@@ -171,6 +171,7 @@ class Fit:
             return replace(
                 state, outcome=plainly, momentum=momentum / 2 if momentum > LEAST_MOMENTUM else 0.0
             )
+        blocks.forget()
         row = Pass(state.iteration + 1, err, time.perf_counter() - started, plan.rounds)
         if momentum:
             momentum = min(MOST_MOMENTUM, momentum * MOMENTUM_GROWTH)

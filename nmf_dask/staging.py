@@ -136,11 +136,15 @@ def read_block(file: Folder) -> Csr:
     return frozen(Csr(arrays["indptr"], arrays["indices"], arrays["data"], int(arrays["n_columns"][0])))
 
 
+MAPPED_BYTES = 128 * 2**20
+
+
 class BlockCache:
     """Blocks read lately, up to a number of bytes; safe to share between threads.
 
     A mapped file counts with all its bytes: the pages that were touched belong to the process's memory until
-    the map is dropped, and a nanny counts them.
+    the map is dropped, and a nanny counts them. Of such files fewer are kept, `MAPPED_BYTES`: the kernel has them at hand
+    anyway while there is memory, and to map one again costs next to nothing.
     """
 
     def __init__(self, n_bytes: float) -> None:
@@ -155,9 +159,10 @@ class BlockCache:
                 self._blocks.move_to_end(file.uri)
                 return self._blocks[file.uri]
         block = read_block(file)
+        limit = min(self._limit, MAPPED_BYTES) if file.is_local else self._limit
         with self._lock:
             self._blocks[file.uri] = block
-            while len(self._blocks) > 1 and sum(one.nbytes for one in self._blocks.values()) > self._limit:
+            while len(self._blocks) > 1 and sum(one.nbytes for one in self._blocks.values()) > limit:
                 self._blocks.popitem(last=False)
         return block
 

@@ -17,8 +17,8 @@ SHRINKABLE_BYTES = 80 * 2**20
 """Of that, pages of libraries that leave where memory is short (60 to 100 MiB measured): a worker's tasks and their
 results may use what is beyond the rest."""
 
-COMPILER_BYTES = 90 * 2**20
-"""What a worker takes beyond that while it compiles kernels, in the first job of an installation (80 to 86 seen)."""
+COMPILER_BYTES = 120 * 2**20
+"""What a worker takes beyond that while it compiles kernels, in the first job of an installation (80 to 115 seen)."""
 
 
 def beyond_itself(limit: int) -> int:

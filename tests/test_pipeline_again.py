@@ -211,7 +211,7 @@ class Removes(Observer):
         self.names = names
 
     def passed(self, row):
-        if row.iteration == 3:
+        if row.iteration == 1:
             for file in self.model.glob(f"runs/*/_work/{self.names}"):
                 file.unlink()
 

@@ -58,7 +58,7 @@ class TestLight:
 
     def test_a_job_loads_neither_pandas_nor_what_draws_pages(self, tmp_path):
         """Both are installed with the tests: Arrow and Dask take them along, half a second of them."""
-        write(tmp_path / "corpus.parquet", ["apples pears plums"] * 20)
+        write(tmp_path / "corpus.parquet", ["apples pears", "plums cherries"] * 20)
         arguments = [
             "fit",
             "-q",

@@ -239,6 +239,10 @@ class TaskBlocks(Blocks):
 
     def restore(self) -> None:
         self.W = self._kept
+        self.forget()
+
+    def forget(self) -> None:
+        self._kept = []
 
 
 def visit_a_strip(

@@ -463,7 +463,7 @@ class ManyTasks(Fitting):
 
     def resume(self, W: list[Any], state: FitState) -> None:
         self._blocks.W = W
-        self._blocks.keep()  # what was kept before hangs on files that go now
+        self._blocks.forget()  # it hangs on files that go now
         self.state = replace(state, past=self._past())
 
 
