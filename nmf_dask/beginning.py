@@ -15,6 +15,7 @@ from nmf_dask.blocks import LocalBlocks, Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState
 from nmf_dask.initialization import pad_H, start
+from nmf_dask.kernels.objective import cross
 from nmf_dask.schedule import first_components, start_passes
 
 Doubles = NDArray[np.float64]
@@ -42,9 +43,9 @@ def begin(blocks: LocalBlocks, model: ModelSettings, total: float) -> FitState:
         state = wide_fit.begin(start(wide, model.init, model.random_state, mean))
         while state.stop_reason is None:
             state = wide_fit.advance(wide, state)
-    HT = state.outcome.HT
-    S = np.asarray(sum(W.T.astype(np.float64) @ W for W in wide.W))
-    G = HT.T.astype(np.float64) @ HT
+        HT = state.outcome.HT
+        S = np.sum([cross(W, W, wide.parallel) for W in wide.W], axis=0)
+        G = cross(HT, HT, wide.parallel)
     kept = strongest(S[:wide_k, :wide_k], G[:wide_k, :wide_k], k)
     for W, given in zip(blocks.W, wide.W, strict=True):
         W[:, :k] = given[:, kept]
