@@ -143,8 +143,8 @@ class BlockCache:
     """Blocks read lately, up to a number of bytes; safe to share between threads.
 
     A mapped file counts with all its bytes: the pages that were touched belong to the process's memory until
-    the map is dropped, and a nanny counts them. Of such files fewer are kept, `MAPPED_BYTES`: the kernel has them at hand
-    anyway while there is memory, and to map one again costs next to nothing.
+    the map is dropped, and a nanny counts them. Of such files fewer are kept, `MAPPED_BYTES`: the kernel has them at
+    hand anyway while there is memory, and to map one again costs next to nothing.
     """
 
     def __init__(self, n_bytes: float) -> None:

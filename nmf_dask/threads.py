@@ -19,7 +19,6 @@ from nmf_dask.observer import Observer
 from nmf_dask.residence import peak_rss
 from nmf_dask.tasks import Batch, Cluster, Ref, Tasks
 
-
 CLOSE_SECONDS = 0.5
 
 
