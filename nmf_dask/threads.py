@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,6 +20,8 @@ from nmf_dask.residence import peak_rss
 from nmf_dask.tasks import Batch, Cluster, Ref, Tasks
 
 CLOSE_SECONDS = 0.5
+LOOK_SECONDS = 0.2
+"""A wait is no longer than this at once: a signal that comes just before it does not wake who waits for ever."""
 
 
 class _OneBlasThread:
@@ -94,12 +96,25 @@ class ThreadTasks(Tasks):
         return [results[ref] for ref in keep]
 
     def fetch(self, handle: Any) -> Any:
-        return handle.result() if isinstance(handle, Future) else handle
+        if not isinstance(handle, Future):
+            return handle
+        while True:
+            try:
+                return handle.result(LOOK_SECONDS)
+            except TimeoutError:
+                if handle.done():  # it is the call's own
+                    return handle.result()
 
     def completed(self, handles: Sequence[Any]) -> Iterator[int]:
-        positions = {id(handle): i for i, handle in enumerate(handles)}
-        for handle in as_completed(handles):
-            yield positions[id(handle)]
+        done: SimpleQueue[int] = SimpleQueue()
+        for position, handle in enumerate(handles):
+            handle.add_done_callback(lambda _, position=position: done.put(position))
+        for _ in handles:
+            while True:
+                with suppress(Empty):
+                    position = done.get(timeout=LOOK_SECONDS)
+                    break
+            yield position
 
     def beside(self, calls: Sequence[tuple[Any, ...]], seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -138,3 +139,33 @@ def test_what_waits_when_a_job_ends_is_not_begun() -> None:
     cluster.tasks.fetch(first)
     assert begun == ["first"]
     assert not [thread for thread in threading.enumerate() if thread.name == "nmf-dask-1"]
+
+
+@pytest.mark.parametrize("how", ["fetch", "completed"])
+def test_a_signal_that_wakes_nobody_is_seen_all_the_same(tasks, how) -> None:
+    """Catches a job that is told to stop just before it waits, and goes on to the end of a long pass."""
+
+    class StoppedError(Exception):
+        pass
+
+    def told(signum: int, frame: Any) -> None:
+        raise StoppedError
+
+    def tell() -> None:
+        time.sleep(0.3)
+        signal.pthread_kill(
+            threading.get_ident(), signal.SIGUSR1
+        )  # this thread: the waiting one is not interrupted
+
+    before = signal.signal(signal.SIGUSR1, told)
+    over = threading.Event()
+    try:
+        handle = tasks.call("pass", over.wait, 20)
+        threading.Thread(target=tell).start()
+        began = time.monotonic()
+        with pytest.raises(StoppedError):
+            tasks.fetch(handle) if how == "fetch" else list(tasks.completed([handle]))
+        assert time.monotonic() - began < 5
+    finally:
+        over.set()
+        signal.signal(signal.SIGUSR1, before)
