@@ -137,14 +137,15 @@ def read_block(file: Folder) -> Csr:
 
 
 MAPPED_BYTES = 128 * 2**20
+REMAPPED_BYTES = 4 * 2**20
 
 
 class BlockCache:
     """Blocks read lately, up to a number of bytes; safe to share between threads.
 
     A mapped file counts with all its bytes: the pages that were touched belong to the process's memory until
-    the map is dropped, and a nanny counts them. Of such files fewer are kept, `MAPPED_BYTES`: the kernel has them at
-    hand anyway while there is memory, and to map one again costs next to nothing.
+    the map is dropped, and a nanny counts them. Of larger ones (`REMAPPED_BYTES`) fewer are kept, `MAPPED_BYTES`: the
+    kernel has them at hand anyway while there is memory, and to map one again, a millisecond, is little beside a visit.
     """
 
     def __init__(self, n_bytes: float) -> None:
@@ -159,7 +160,8 @@ class BlockCache:
                 self._blocks.move_to_end(file.uri)
                 return self._blocks[file.uri]
         block = read_block(file)
-        limit = min(self._limit, MAPPED_BYTES) if file.is_local else self._limit
+        mapped = file.is_local and block.nbytes >= REMAPPED_BYTES
+        limit = min(self._limit, MAPPED_BYTES) if mapped else self._limit
         with self._lock:
             self._blocks[file.uri] = block
             while len(self._blocks) > 1 and sum(one.nbytes for one in self._blocks.values()) > limit:

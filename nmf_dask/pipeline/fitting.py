@@ -20,7 +20,7 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.continuation import Earlier, arrays_of, go_on, going_on, sums_of
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
-from nmf_dask.kernels.matrices import on_cache_line, read_only
+from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only
 from nmf_dask.kernels.objective import Factor, Sums
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
@@ -31,7 +31,6 @@ from nmf_dask.schedule import (
     is_plain,
     strip_count,
 )
-from nmf_dask.staging import StagedBlocks
 from nmf_dask.store import Folder, StageDamaged, read_arrays, write_arrays
 from nmf_dask.tasks import Batch, Tasks, let_go
 
@@ -57,7 +56,7 @@ class EarlierFit:
 class Problem:
     """Staged blocks with what a fit of them depends on. Picklable."""
 
-    blocks: StagedBlocks
+    blocks: Callable[[int], Csr]
     block_rows: tuple[int, ...]
     sizes: Sizes
     total: float  # the sum of X
@@ -470,12 +469,21 @@ class ManyTasks(Fitting):
 def fit_sample(problem: Problem, threads: int) -> Outcome:
     """A task: H of a sample, started as the settings say."""
     model = problem.model.model_copy(update={"max_iter": SAMPLE_PASSES, "tol": 0.0})
-    problem = replace(problem, model=model)
+    # Copied once: each of many rounds would else look up every block for a few of its rows.
+    rows = [_first_rows(problem.blocks(block), n) for block, n in enumerate(problem.block_rows)]
+    problem = replace(problem, model=model, blocks=rows.__getitem__)
     state = begin_held(problem, threads)
     while state.state.stop_reason is None:
         state = advance_held(problem, state, threads)
     HT = state.state.outcome.HT
     return Outcome(HT, problem.fit.objective.factor(HT), math.inf, ())
+
+
+def _first_rows(X: Csr, n_rows: int) -> Csr:
+    stop = X.indptr[n_rows]
+    return frozen(
+        Csr(X.indptr[: n_rows + 1].copy(), X.indices[:stop].copy(), X.data[:stop].copy(), X.n_columns)
+    )
 
 
 def fitting_of(tasks: Tasks, problem: Problem, passes: Folder) -> Fitting:
