@@ -53,10 +53,12 @@ class FixedH:
 
     def solve(self, X: Csr, start: int, stop: int, W: Floats) -> None:
         """Set W (stop - start, kp) to the `weights` of rows `start` to `stop` of X."""
-        from nmf_dask.kernels import folding, newton  # compiling takes a while that a plan need not wait for
-
+        # Compiling takes a while that a plan need not wait for, nor one loss for the kernels of the other.
+        if self.beta_loss == "frobenius":
+            from nmf_dask.kernels.folding import fit_rows
+        else:
+            from nmf_dask.kernels.newton import fit_rows
         X = frozen(X)
-        fit_rows = folding.fit_rows if self.beta_loss == "frobenius" else newton.fit_rows
         # As kernels are always called with them, wherever they come from: each is compiled once.
         HT, sums = read_only(on_cache_line(self.HT), np.float32), read_only(self.gram, np.float64)
         l1, l2 = float(self.penalties.l1_W), float(self.penalties.l2_W)

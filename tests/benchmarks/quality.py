@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import warnings
 from functools import partial
@@ -232,9 +231,9 @@ def _row(name: str, runs: list[Run], measures: tuple[str, ...]) -> dict[str, Any
         values = [run[measure] for run in runs]
         row[measure.upper()] = median(runs, measure)
         row[f"{measure.upper()} from, to"] = f"{min(values):.4f} {max(values):.4f}"
-    as_it_comes = [run["nmi_as_it_comes"] for run in runs if "nmi_as_it_comes" in run.told]
+    as_it_comes = [run for run in runs if "nmi_as_it_comes" in run.told]
     return row | {
-        "NMI by W as it comes": statistics.median(as_it_comes) if as_it_comes else None,
+        "NMI by W as it comes": median(as_it_comes, "nmi_as_it_comes") if as_it_comes else None,
         "by gensim, off by": (
             abs(runs[0]["npmi_by_gensim"] - runs[0]["npmi"]) if "npmi_by_gensim" in runs[0].told else None
         ),
