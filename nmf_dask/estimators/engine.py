@@ -17,7 +17,7 @@ from nmf_dask.estimators.rows import Rows
 from nmf_dask.fixed import FixedH
 from nmf_dask.in_memory import factorize
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
+from nmf_dask.kernels.matrices import Csr, from_scipy, frozen, rows_between
 from nmf_dask.schedule import schedule
 
 Array = NDArray[Any]
@@ -72,12 +72,6 @@ def takes_order_for_random(model: ModelSettings, sizes: Sizes) -> bool:
 def fold(blocks: list[Csr], H: Array, model: ModelSettings) -> Array:
     """W (n, k) float32 of rows under a fixed H, each at its own minimum, on all threads."""
     fixed = FixedH.of(pad_H(H), model)
-    parts = [_rows(X, low, low + FOLD_ROWS) for X in blocks for low in range(0, X.n_rows, FOLD_ROWS)]
+    parts = [rows_between(X, low, low + FOLD_ROWS) for X in blocks for low in range(0, X.n_rows, FOLD_ROWS)]
     with ThreadPoolExecutor(threads()) as pool:
         return np.concatenate(list(pool.map(fixed.weights, parts)))[:, : len(H)]
-
-
-def _rows(X: Csr, start: int, stop: int) -> Csr:
-    indptr = X.indptr[start : stop + 1]
-    inside = slice(indptr[0], indptr[-1])
-    return Csr(indptr - indptr[0], X.indices[inside], X.data[inside], X.n_columns)

@@ -28,7 +28,7 @@ from nmf_dask.estimators.engine import EngineFit, shuffled, threads
 from nmf_dask.estimators.rows import Rows, as_scipy, checked_factor
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.matrices import Csr
+from nmf_dask.kernels.matrices import Csr, rows_between
 from nmf_dask.schedule import (
     SAMPLE_NONZEROS,
     SAMPLE_PASSES,
@@ -296,9 +296,7 @@ def _spread(tasks: Any, problem: Problem, blocks: list[Any]) -> FitState:
 
 def _head(block: Csr, of: int) -> Csr:
     """A task: the first rows of a block, a random sample."""
-    n = max(1, block.n_rows // of) if block.n_rows else 0
-    end = int(block.indptr[n])
-    return Csr(block.indptr[: n + 1], block.indices[:end], block.data[:end], block.n_columns)
+    return rows_between(block, 0, max(1, block.n_rows // of) if block.n_rows else 0)
 
 
 def _outcome_of(fit: Fit, HT: Array) -> Outcome:

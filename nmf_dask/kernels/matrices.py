@@ -85,6 +85,13 @@ def frozen(X: Csr) -> Csr:
     )
 
 
+def rows_between(X: Csr, start: int, stop: int) -> Csr:
+    """Rows `start` to under `stop` of X, whose entries are not copied; fewer where X ends before."""
+    indptr = X.indptr[start : stop + 1]
+    inside = slice(indptr[0], indptr[-1])
+    return Csr(indptr - indptr[0], X.indices[inside], X.data[inside], X.n_columns)
+
+
 def to_scipy(X: Csr) -> csr_array:
     """Give X as a SciPy array (n, m) that shares its memory where SciPy allows it."""
     from scipy.sparse import csr_array

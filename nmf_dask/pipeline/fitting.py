@@ -20,7 +20,7 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.continuation import Earlier, arrays_of, go_on, going_on, sums_of
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
-from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only
+from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only, rows_between
 from nmf_dask.kernels.objective import Factor, Sums
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
@@ -480,10 +480,9 @@ def fit_sample(problem: Problem, threads: int) -> Outcome:
 
 
 def _first_rows(X: Csr, n_rows: int) -> Csr:
-    stop = X.indptr[n_rows]
-    return frozen(
-        Csr(X.indptr[: n_rows + 1].copy(), X.indices[:stop].copy(), X.data[:stop].copy(), X.n_columns)
-    )
+    """In memory of their own: what is read from a store would else be held whole."""
+    head = rows_between(X, 0, n_rows)
+    return frozen(head._replace(indices=head.indices.copy(), data=head.data.copy()))
 
 
 def fitting_of(tasks: Tasks, problem: Problem, passes: Folder) -> Fitting:
