@@ -33,6 +33,7 @@ KRYLOV_PASSES = 5
 KRYLOV_WIDTH = 32
 DIRECTIONS = 4  # of the space, for each singular vector
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
+MOST_CLEARED = 3
 TALL = 2048  # rows of a tile of tall products: a task of a thread
 ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
 
@@ -208,15 +209,23 @@ def _project(blocks: Blocks, Q: Floats, share: Share) -> Floats:
 
 
 def _orthonormal(Q: Floats, basis: list[Floats], parallel: Map) -> Floats:
-    """Q's columns made orthonormal, and orthogonal to those of the basis; twice is enough (Kahan and Parlett)."""
-    Q = aligned(Q)
-    for _ in range(2):
-        # One after the other: where a small matrix has no more directions, the rest is rounding that all at once
-        # would not take off.
-        for B in basis:
-            _take_off(Q, B, cross(B, Q, parallel, TALL).astype(np.float32), parallel)
-        Q = _cholesky_qr(Q, parallel)
+    """Q's columns made orthonormal, and orthogonal to those of the basis."""
+    # But for rounding, XᵀX times the last block meets the last two alone (Lanczos).
+    Q, _ = _cleared(aligned(Q), basis[-2:], parallel)
+    for _ in range(MOST_CLEARED):
+        Q, left = _cleared(Q, basis, parallel)
+        if left > 0.5:
+            break  # enough (Kahan and Parlett): else what is left may be rounding
     return read_only(Q, np.float32)
+
+
+def _cleared(Q: Floats, basis: list[Floats], parallel: Map) -> tuple[Floats, float]:
+    """Q without what it shares with the basis, its columns orthonormal, and the least norm a column had then."""
+    # One after the other: where a small matrix has no more directions, the rest is rounding that all at once
+    # would not take off.
+    for B in basis:
+        _take_off(Q, B, cross(B, Q, parallel, TALL).astype(np.float32), parallel)
+    return _cholesky_qr(Q, parallel)
 
 
 def _take_off(Q: Floats, B: Floats, weights: Floats, parallel: Map) -> None:
@@ -228,22 +237,24 @@ def _take_off(Q: Floats, B: Floats, weights: Floats, parallel: Map) -> None:
     each_tile(parallel, one, len(Q), TALL)
 
 
-def _cholesky_qr(Q: Floats, parallel: Map) -> Floats:
+def _cholesky_qr(Q: Floats, parallel: Map) -> tuple[Floats, float]:
     """Q with orthonormal columns, by products alone: ten times as fast as QR for so tall a matrix.
 
-    Its error grows with the square of the condition number, which doing it twice mends (Yamamoto et al., 2015).
+    And the least length of a column without what it shares with those before it. The error grows with the square of
+    the condition number, which doing it twice mends (Yamamoto et al., 2015).
     """
     try:
         R = np.linalg.cholesky(cross(Q, Q, parallel, TALL, np.float64)).T
     except np.linalg.LinAlgError:
-        return aligned(np.linalg.qr(Q)[0])
+        own, R = np.linalg.qr(Q)
+        return aligned(own), float(np.abs(np.diag(R)).min())
     inverse, own = np.linalg.inv(R).astype(np.float32), zeros(*Q.shape)
 
     def times(low: int) -> None:
         np.matmul(Q[low : low + TALL], inverse, out=own[low : low + TALL])
 
     each_tile(parallel, times, len(Q), TALL)
-    return own
+    return own, float(np.diag(R).min())
 
 
 def _padded(sigma: Doubles, V: Floats, k: int) -> tuple[Doubles, Floats]:
