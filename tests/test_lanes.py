@@ -28,6 +28,21 @@ def apply_totals(x, out):
 
 
 @compiled
+def apply_transposed(x, out):
+    a, b, c, d = lanes.load(x, 0), lanes.load(x, 8), lanes.load(x, 16), lanes.load(x, 24)
+    e, f, g, h = lanes.load(x, 32), lanes.load(x, 40), lanes.load(x, 48), lanes.load(x, 56)
+    a, b, c, d, e, f, g, h = lanes.transposed(a, b, c, d, e, f, g, h)
+    lanes.store(out, 0, a)
+    lanes.store(out, 8, b)
+    lanes.store(out, 16, c)
+    lanes.store(out, 24, d)
+    lanes.store(out, 32, e)
+    lanes.store(out, 40, f)
+    lanes.store(out, 48, g)
+    lanes.store(out, 56, h)
+
+
+@compiled
 def apply_elementwise(x, y, out):
     a, b = lanes.load(x, 0), lanes.load(y, 0)
     lanes.store(out, 0, lanes.maximum(a, b))
@@ -71,6 +86,13 @@ def test_totals_are_in_order(x):
     first = apply_totals(x, out)
     np.testing.assert_allclose(out, x.sum(axis=1, dtype=np.float64), rtol=1e-6, atol=2e-3)
     assert first == pytest.approx(x[0].sum(dtype=np.float64), rel=1e-12, abs=1e-9)
+
+
+def test_transposed_takes_every_number_to_its_place():
+    x = np.arange(64, dtype=np.float32).reshape(8, 8)
+    out = np.empty_like(x)
+    apply_transposed(x, out)
+    np.testing.assert_array_equal(out, x.T)
 
 
 @settings(deadline=None)

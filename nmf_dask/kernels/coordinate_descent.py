@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
-from nmf_dask.kernels.lanes import broadcast, load, maximum, multiply_add, store
+from nmf_dask.kernels.lanes import broadcast, load, maximum, multiply_add, store, transposed
 
 # Rows a tile: their sums take eight of the sixteen registers, and 64 rows of 56 weights are 14 KB, which stay
 # in first-level cache.
@@ -32,17 +32,57 @@ def update_rows(W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: i
     assert G.shape == (kp, kp)
     tile = np.zeros((kp, TILE), np.float32)
     constants = np.zeros((kp, TILE), np.float32)
+    minus, l1s = broadcast(np.float32(-1.0)), broadcast(np.float32(l1))
     for first in range(0, n, TILE):
         height = min(TILE, n - first)
-        for t in range(kp):
-            for i in range(height):
-                tile[t, i] = W[first + i, t]
-                constants[t, i] = l1 - C[first + i, t]
+        _transpose(W, first, height, tile)
+        _transpose(C, first, height, constants)
+        for p in range(0, kp * TILE, 8):
+            store(constants, p, multiply_add(load(constants, p), minus, l1s))
         for _ in range(sweeps):
             _sweep(tile, constants, G, l2)
-        for i in range(height):
-            for t in range(kp):
-                W[first + i, t] = tile[t, i]
+        _transpose_back(tile, W, first, height)
+
+
+@compiled
+def _transpose(rows: Floats, first: int, height: int, tile: Floats) -> None:
+    """Rows `first` to `first + height` into the columns of a tile (kp, TILE), eight by eight as far as that goes."""
+    kp, eights = rows.shape[1], height // 8 * 8
+    for i in range(0, eights, 8):
+        for t in range(0, kp, 8):
+            _transpose_eight(rows, (first + i) * kp + t, kp, tile, t * TILE + i, TILE)
+    for i in range(eights, height):
+        for t in range(kp):
+            tile[t, i] = rows[first + i, t]
+
+
+@compiled
+def _transpose_back(tile: Floats, rows: Floats, first: int, height: int) -> None:
+    kp, eights = rows.shape[1], height // 8 * 8
+    for i in range(0, eights, 8):
+        for t in range(0, kp, 8):
+            _transpose_eight(tile, t * TILE + i, TILE, rows, (first + i) * kp + t, kp)
+    for i in range(eights, height):
+        for t in range(kp):
+            rows[first + i, t] = tile[t, i]
+
+
+@compiled(inline=True)
+def _transpose_eight(given: Floats, here: int, width: int, out: Floats, there: int, out_width: int) -> None:
+    """Eight rows of eight numbers, `width` apart from `here` on in `given`, into columns of `out`."""
+    c0, c1, c2, c3, c4, c5, c6, c7 = transposed(
+        load(given, here), load(given, here + width), load(given, here + 2 * width), load(given, here + 3 * width),
+        load(given, here + 4 * width), load(given, here + 5 * width), load(given, here + 6 * width),
+        load(given, here + 7 * width),
+    )  # fmt: skip
+    store(out, there, c0)
+    store(out, there + out_width, c1)
+    store(out, there + 2 * out_width, c2)
+    store(out, there + 3 * out_width, c3)
+    store(out, there + 4 * out_width, c4)
+    store(out, there + 5 * out_width, c5)
+    store(out, there + 6 * out_width, c6)
+    store(out, there + 7 * out_width, c7)
 
 
 @compiled

@@ -72,14 +72,20 @@ def _constant(vector_type: Any, value: float | int) -> Any:
     return ir.Constant(vector_type, [value] * LANES)
 
 
-def _elementwise(emit: Callable[..., Any], *operands: Any) -> tuple[Any, Callable[..., Any]]:
+def _same(*operands: Any) -> Any:
+    """The type of all operands, which have to be lanes of one."""
     if not isinstance(operands[0], _LanesType) or set(operands) != {operands[0]}:
         raise TypingError(f"lanes of one type are needed, not {operands}")
+    return operands[0]
+
+
+def _elementwise(emit: Callable[..., Any], *operands: Any) -> tuple[Any, Callable[..., Any]]:
+    lanes = _same(*operands)
 
     def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
         return emit(builder, *operands)
 
-    return operands[0](*operands), generate
+    return lanes(*operands), generate
 
 
 @intrinsic
@@ -238,6 +244,28 @@ def totals(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, 
         return vectors[0]
 
     return _elementwise(emit, a, b, c, d, e, f, g, h)
+
+
+@intrinsic
+def transposed(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+    """The first numbers of a, b, ... h in lanes of their own, the second ones, and so on: a tuple of eight."""
+    result = types.UniTuple(_same(a, b, c, d, e, f, g, h), LANES)
+
+    def generate(context: Any, builder: Any, signature: Any, operands: Any) -> Any:
+        vectors = list(operands)
+        for _ in range(3):  # each interleaves those that are four apart
+            pairs = list(zip(vectors[:4], vectors[4:], strict=True))
+            vectors = [
+                builder.shuffle_vector(x, y, ir.Constant(_INTS, mask))
+                for x, y in pairs
+                for mask in _INTERLEAVED
+            ]
+        return context.make_tuple(builder, result, vectors)
+
+    return result(a, b, c, d, e, f, g, h), generate
+
+
+_INTERLEAVED = ((0, 8, 1, 9, 2, 10, 3, 11), (4, 12, 5, 13, 6, 14, 7, 15))
 
 
 @intrinsic
