@@ -5,6 +5,9 @@ Cichocki and Phan, "Fast local algorithms for large scale nonnegative matrix and
 coordinates must be taken in turn: so a tile of rows is transposed, and the eight lanes hold eight rows.
 """
 
+# numba ships no types.
+# mypy: disable-error-code="untyped-decorator"
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -10,7 +10,7 @@ this folder: numba looks for changes in the file of a compiled function alone, n
 """
 
 # numba and llvmlite ship no types.
-# mypy: disable-error-code="untyped-decorator,import-untyped"
+# mypy: disable-error-code="untyped-decorator,import-untyped,attr-defined"
 
 from collections.abc import Callable
 from typing import Any
