@@ -1,11 +1,29 @@
 """One way to compile a kernel: released GIL, cached on disk where the disk allows it."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba.np import linalg
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _load_arrays() -> None:
+    """Load what every kernel needs of numba without scipy.linalg: a third of the time until the first one runs.
+
+    numba imports it there only to see whether it is there, and does so again before it compiles a product of BLAS.
+    """
+    ensured = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = ensured
+
+
+_load_arrays()
 
 
 def compiled(function: F | None = None, *, inline: bool = False) -> Any:
