@@ -307,8 +307,7 @@ class Turn:
         sums = self.objective.settled(sums, factor)
         if history is None:
             history = self.objective.started(sums, factor, self.plan.decay)
-        history = history.scaled(self.plan.decay)
-        history.add(sums)
+        history = history.aged(self.plan.decay, sums, self.parallel)
         updated = self.objective.update(factor, history, self.plan.h_sweeps, self.parallel)
         # Each round meets rows of its own: those of later rounds need their weights reset as well.
         return updated._replace(reset=factor.reset), history, divergence

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels import coordinate_descent, frobenius, kullback_leibler
-from nmf_dask.kernels.matrices import Csr, aligned, on_cache_line, read_only, zeros
+from nmf_dask.kernels.matrices import Csr, on_cache_line, read_only, zeros
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -69,6 +69,22 @@ class Sums:
             self.WtW + other.WtW,
             self.loss + other.loss,
             self.n_rows + other.n_rows,
+        )
+
+    def aged(self, decay: float, newer: Sums, parallel: Map = map) -> Sums:
+        """These sums with less weight and newer ones with all of theirs, as a new value."""
+        XtW = zeros(*self.XtW.shape)
+
+        def age(low: int) -> None:
+            np.multiply(self.XtW[low : low + TILE], np.float32(decay), out=XtW[low : low + TILE])
+            XtW[low : low + TILE] += newer.XtW[low : low + TILE]
+
+        each_tile(parallel, age, len(XtW))
+        return Sums(
+            XtW,
+            self.WtW * decay + newer.WtW,
+            self.loss * decay + newer.loss,
+            self.n_rows * decay + newer.n_rows,
         )
 
     def scaled(self, factor: float) -> Sums:
@@ -196,8 +212,9 @@ class Frobenius(Objective):
         for low in range(start, stop, TILE):
             high = min(stop, low + TILE)
             w, c = W[low - start : high - start], C[: high - low]
-            frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, factor.HT, c)
-            self._solve(w, c, G, self.penalties.l1_W, self.penalties.l2_W, sweeps, 0.0)
+            if sweeps:
+                frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, factor.HT, c)
+                self._solve(w, c, G, self.penalties.l1_W, self.penalties.l2_W, sweeps, 0.0)
             yield low, w
 
     def _solve(
@@ -229,10 +246,11 @@ class Frobenius(Objective):
         return 0.5 * (past.loss - 2.0 * _dot(past.XtW, factor.HT) + float(np.sum(past.WtW * factor.gram)))
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
-        HT, S = aligned(factor.HT), read_only(sums.WtW, np.float32)
+        HT, S = zeros(*factor.HT.shape), read_only(sums.WtW, np.float32)
         l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
 
         def solve(low: int) -> None:
+            HT[low : low + TILE] = factor.HT[low : low + TILE]
             self._solve(HT[low : low + TILE], sums.XtW[low : low + TILE], S, l1, l2, sweeps, FLOOR)
 
         each_tile(parallel, solve, len(HT))
