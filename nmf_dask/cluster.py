@@ -28,7 +28,7 @@ from nmf_dask.config import ClusterSettings, parse_bytes, redact
 from nmf_dask.distributed import DaskTasks, forget_names
 from nmf_dask.errors import ConfigurationError, RetryableError
 from nmf_dask.observer import Observer
-from nmf_dask.residence import peak_rss, shrink
+from nmf_dask.residence import peak_rss, return_large, shrink
 from nmf_dask.tasks import Cluster, held_bytes
 
 CONNECT_SECONDS = 30
@@ -474,6 +474,7 @@ class Ready(WorkerPlugin):  # type: ignore[misc]
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.own:
+            return_large()
             logging.captureWarnings(True)  # the driver shows them: stderr is the log's, line by line
 
 

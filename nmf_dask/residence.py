@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _DONTNEED = 4  # MADV_DONTNEED
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+_LARGE = 8 * 2**20
 
 
 def peak_rss() -> int:
@@ -62,3 +64,13 @@ def shrink(limit: int) -> None:
                 libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _DONTNEED)
         if rss() > limit:
             libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def return_large() -> None:
+    """Have what this process frees go back to the system at once, where it is 8 MiB or more.
+
+    glibc begins so, with less, and keeps up to 32 MiB each once something as large was freed: between the arrays of a
+    pass holes stay that none of the next one fits.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)

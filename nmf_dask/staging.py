@@ -136,7 +136,7 @@ def read_block(file: Folder) -> Csr:
     return frozen(Csr(arrays["indptr"], arrays["indices"], arrays["data"], int(arrays["n_columns"][0])))
 
 
-MAPPED_BYTES = 128 * 2**20
+MAPPED_BYTES = 64 * 2**20
 REMAPPED_BYTES = 4 * 2**20
 
 

@@ -135,3 +135,17 @@ def test_kernels_beside_ours_still_have_their_blas():
     )
     done = run_python("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_large_arrays_go_back_to_the_system():
+    """Ten of 20 MiB with a small one between each: of those glibc keeps all, where it is left to itself."""
+    code = (
+        "import numpy\n"
+        "from nmf_dask.residence import return_large, rss\n"
+        "return_large()\n"
+        "array = numpy.ones(30 * 2**17); del array\n"  # what the allocator would learn from
+        "arrays = [(numpy.ones(20 * 2**17), numpy.ones(2000)) for _ in range(10)]\n"
+        "before, small = rss(), [two[1] for two in arrays]; del arrays\n"
+        "print((before - rss()) // 2**20)"
+    )
+    assert int(run_python("-c", code).stdout) >= 190

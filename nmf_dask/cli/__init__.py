@@ -14,7 +14,7 @@ from nmf_dask import __version__
 from nmf_dask.cli.errors import Console, interruption_as_error
 from nmf_dask.cli.errors import report as report_error  # "report" is the name of a command's module
 from nmf_dask.cli.termination import termination_as_error
-from nmf_dask.residence import age
+from nmf_dask.residence import age, return_large
 
 COMMANDS = ("fit", "transform", "update", "nightly", "evaluate", "select", "topics", "report", "demo")
 
@@ -93,6 +93,7 @@ def main(args: Sequence[str] | None = None, alone: bool | None = None) -> int:
 def run() -> NoReturn:
     """The console script: `main`, then `leave`."""
     sys.meta_path.insert(0, WithoutPandas())
+    return_large()
     leave(main())
 
 
