@@ -62,17 +62,17 @@ class Stage:
         """Whether some partition is counted."""
         return any(name.startswith("terms-") for name in (self.folder / "counts").list())
 
-    def counts(self, partition: int) -> Folder:
-        """The counts of a partition."""
-        return self.folder / "counts" / f"part-{partition:05d}.arrow"
+    def counts(self, group: str) -> Folder:
+        """The counts of a group of partitions, by its name."""
+        return self.folder / "counts" / f"part-{group}.arrow"
 
-    def table(self, partition: int) -> Folder:
-        """What a partition says of its terms, written after its counts: it is counted."""
-        return self.folder / "counts" / f"terms-{partition:05d}.arrow"
+    def table(self, group: str) -> Folder:
+        """What a group says of its terms, written after its counts: it is counted."""
+        return self.folder / "counts" / f"terms-{group}.arrow"
 
-    def block(self, partition: int) -> Folder:
-        """The weighed block of a partition."""
-        return self.folder / "blocks" / f"part-{partition:05d}.arrow"
+    def block(self, group: str) -> Folder:
+        """The weighed block of a group."""
+        return self.folder / "blocks" / f"part-{group}.arrow"
 
     @property
     def passes(self) -> Folder:
@@ -185,6 +185,6 @@ def _cache(n_bytes: int) -> BlockCache:
     return BlockCache(n_bytes)
 
 
-def shuffled(seed: int, partition: int, n_rows: int) -> NDArray[np.int64]:
-    """The order in which a partition's rows stand in its block: any share of it is a random sample."""
-    return np.random.default_rng([seed, 4, partition]).permutation(n_rows)
+def shuffled(seed: int, block: int, n_rows: int) -> NDArray[np.int64]:
+    """The order in which the rows of a group of partitions stand in its block: any share is a random sample."""
+    return np.random.default_rng([seed, 4, block]).permutation(n_rows)

@@ -119,3 +119,23 @@ def test_pages_before_are_not_read(tmp_path):
     path.write_bytes(content)
     part = Partition(0, (Piece(corpus.files[0], 0, 15_000, 20_000),), 5000, 15_000, 500_000)
     assert read_texts(part, "text").to_pylist() == TEXTS[15_000:]
+
+
+def test_rows_after_a_piece_are_not_decoded(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", TEXTS, use_dictionary=False, data_page_size=8192)
+    decoded = []
+    batches = pq.ParquetFile.iter_batches
+
+    def counted(*arguments, **options):
+        for batch in batches(*arguments, **options):
+            decoded.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    file = opened(path).files[0]
+    for start, stop in ((0, 100), (10_000, 10_100), (0, 20_000)):
+        part = Partition(0, (Piece(file, 0, start, stop),), stop - start, start, 100 * (stop - start))
+        decoded.clear()
+        assert read_texts(part, "text").to_pylist() == TEXTS[start:stop]
+        # A page before the first row is decoded from its beginning.
+        assert stop - start <= sum(decoded) < stop - start + (1500 if start else len(decoded))

@@ -6,9 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmf_dask.corpus import Partition, SourceFile
+from nmf_dask.corpus import GROUP_BYTES, Partition, Piece, SourceFile, plan_groups
 from nmf_dask.corpus.locations import Location
-from nmf_dask.corpus.partitions import LARGEST_UNCUT, MIB, RowGroup, plan_partitions, target_bytes
+from nmf_dask.corpus.partitions import (
+    FEWEST_GROUPS,
+    GROUP_ROWS,
+    LARGEST_UNCUT,
+    MIB,
+    MOST_GROUPED,
+    RowGroup,
+    plan_partitions,
+    target_bytes,
+)
 
 
 def groups(*shapes: tuple[int, int], rows_in_file: int = 1) -> list[RowGroup]:
@@ -130,3 +139,61 @@ def test_equal_row_groups_make_about_as_many_partitions_as_their_bytes_ask_for(n
     sizes = [partition.n_rows for partition in partitions]
     assert len(partitions) == min(wanted, number)
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "grouped"),
+    [
+        # As many as whoever has many workers may want: none are put together.
+        (64, MIB, [1] * 64),
+        (16, 64 * MIB, [1] * 16),
+        # A share of all of it.
+        (128, MIB, [2] * 64),
+        (640, MIB, [10] * 64),
+        # 16 MiB, and so many that fit in them.
+        (2048, MIB, [16] * 128),
+        (1024, 5 * MIB, [3] * 341 + [1]),
+        (100, 17 * MIB, [1] * 100),
+        # So many that smaller partitions are less to hold.
+        (3200, 1000, [16] * 200),
+        # Of nothing there is no share.
+        (100, 0, [16] * 6 + [4]),
+    ],
+)
+def test_small_partitions_are_put_together(number, size, grouped):
+    partitions = [Partition(i, (), 1, i, size) for i in range(number)]
+    assert [len(group.partitions) for group in plan_groups(partitions)] == grouped
+
+
+def test_a_group_has_no_more_bytes_and_rows_than_it_may():
+    partitions = [Partition(i, (), GROUP_ROWS // 3, i, MIB) for i in range(2000)]
+    assert {len(group.partitions) for group in plan_groups(partitions)} == {2, 3}
+    partitions = [Partition(i, (), 1, i, MIB) for i in range(2000)]
+    assert {len(group.partitions) for group in plan_groups(partitions, 4 * MIB)} == {4}
+
+
+def test_a_group_says_which_partitions_it_is_of():
+    [row_group] = groups((256, 256 * MIB))
+    partitions = plan_partitions([row_group], MIB)
+    assert len(partitions) == 256
+    _, group, *_ = plan_groups(partitions)
+    assert (group.index, group.first_row, group.name) == (1, 4, "00004-00007")
+    assert group.pieces == (Piece(row_group.file, 0, 4, 8),)
+    assert str(group) == "partitions 4 to 7 (/c/00000.parquet, row group 0; 4 rows, 4.0 MiB of text)"
+    alone = plan_groups(partitions[:64])[3]
+    assert (alone.name, str(alone)) == ("00003", str(partitions[3]))
+
+
+@given(shapes, st.integers(1, 4 * MIB), st.integers(1, 100), st.integers(1, 4))
+def test_groups_hold_every_row_in_order(made, partition_bytes, max_rows, in_file):
+    partitions = plan_partitions(groups(*made, rows_in_file=in_file), partition_bytes, max_rows)
+    found = plan_groups(partitions)
+    assert rows_of(found) == rows_of(partitions)
+    assert [one for group in found for one in group.partitions] == list(partitions)
+    assert [group.index for group in found] == list(range(len(found)))
+    most = min(GROUP_BYTES, sum(one.text_bytes for one in partitions) // FEWEST_GROUPS)
+    for group in found:
+        first, *more = group.partitions
+        assert group.first_row == first.first_row
+        assert group.n_rows == sum(one.n_rows for one in group.partitions)
+        assert not more or (group.text_bytes <= most and len(more) < MOST_GROUPED)

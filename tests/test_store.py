@@ -14,6 +14,7 @@ import pytest
 from nmf_dask.config import Settings
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.store import Folder, ModelFolder, open_run, run_id
+from nmf_dask.store.folder import sync
 from tests.small_models import FIRST, SECOND, first_and_second, started, write_run
 
 WRITER = """
@@ -385,3 +386,20 @@ def test_full_disk_is_worth_retrying_and_hurts_no_committed_run(tmp_path: Path) 
     assert first.startswith("75 ")
     assert "part-00000.parquet: the disk is full" in first
     assert second == f"{FIRST} False"
+
+
+def test_the_disk_is_asked_for_each_file_and_an_error_of_one_is_told(tmp_path, monkeypatch):
+    files = [Folder(tmp_path / f"{number}") for number in range(50)]
+    for file in files:
+        file.write_bytes(b"1")
+    asked = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append(os.fstat(descriptor).st_ino))
+    sync([*files, Folder("s3://bucket/file")])
+    assert sorted(asked) == sorted(os.stat(file.path).st_ino for file in files)
+
+    def full(descriptor):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        sync(files)

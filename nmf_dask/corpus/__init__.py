@@ -10,15 +10,25 @@ from nmf_dask.corpus.dataset import (
     open_corpus,
     staged,
 )
-from nmf_dask.corpus.partitions import LARGEST_UNCUT, Partition, Piece, SourceFile
+from nmf_dask.corpus.partitions import (
+    GROUP_BYTES,
+    LARGEST_UNCUT,
+    Group,
+    Partition,
+    Piece,
+    SourceFile,
+    plan_groups,
+)
 from nmf_dask.corpus.raw import Raw
 from nmf_dask.corpus.reading import read_ids, read_kept, read_labels, read_texts, read_texts_by_slices
 from nmf_dask.corpus.seen import Seen, look_at
 
 __all__ = [
+    "GROUP_BYTES",
     "LARGEST_UNCUT",
     "Columns",
     "Corpus",
+    "Group",
     "Partition",
     "Piece",
     "Raw",
@@ -30,6 +40,7 @@ __all__ = [
     "look_at",
     "no_document",
     "open_corpus",
+    "plan_groups",
     "read_ids",
     "read_kept",
     "read_labels",

@@ -20,6 +20,13 @@ SMALLEST_TARGET = 4 * MIB
 LARGEST_UNCUT = 1.5
 # W of a partition takes rows x k floats, however short the texts are.
 MAX_ROWS = 2**20
+# Below this a task costs more than a tenth of its work; and above it no more is to be gained from fewer.
+GROUP_BYTES = 16 * MIB
+GROUP_ROWS = 2**17
+# Few enough that smaller partitions make smaller tasks, where memory is short.
+MOST_GROUPED = 16
+# Whoever asks for small partitions may have many workers: tasks are never made fewer than this by grouping.
+FEWEST_GROUPS = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,59 @@ class Partition:
             where += f", to {last.file}, row group {last.row_group}"
         size = f"{self.n_rows:,} rows, {self.text_bytes / MIB:,.1f} MiB of text"
         return f"partition {self.index} ({where}; {size})"
+
+
+@dataclass(frozen=True)
+class Group(Partition):
+    """Partitions that are neighbours, and are counted, weighed and factorized as one: their rows are one block.
+
+    `index` counts groups. Each partition has its own files of W all the same.
+    """
+
+    partitions: tuple[Partition, ...]
+
+    @classmethod
+    def of(cls, index: int, partitions: Sequence[Partition]) -> Group:
+        """The group of partitions (one at least); of a row group that was cut the pieces are one again."""
+        first, rows = partitions[0], sum(one.n_rows for one in partitions)
+        pieces: list[Piece] = []
+        for piece in (piece for one in partitions for piece in one.pieces):
+            goes_on = pieces and pieces[-1][:2] == piece[:2] and pieces[-1].stop == piece.start
+            start = pieces.pop().start if goes_on else piece.start
+            pieces.append(piece._replace(start=start))
+        text_bytes = sum(one.text_bytes for one in partitions)
+        return cls(index, tuple(pieces), rows, first.first_row, text_bytes, tuple(partitions))
+
+    @property
+    def name(self) -> str:
+        """What its intermediate files are called: another group has another name, however partitions are grouped."""
+        first, last = self.partitions[0].index, self.partitions[-1].index
+        return f"{first:05d}" if first == last else f"{first:05d}-{last:05d}"
+
+    def __str__(self) -> str:
+        if len(self.partitions) == 1:
+            return str(self.partitions[0])
+        numbers = f"partitions {self.partitions[0].index} to {self.partitions[-1].index}"
+        return str(super().__str__()).replace(f"partition {self.index}", numbers, 1)
+
+
+def plan_groups(partitions: Sequence[Partition], most_bytes: int = GROUP_BYTES) -> tuple[Group, ...]:
+    """Put small partitions together, in their order: a task costs tens of milliseconds, however small it is.
+
+    A group of several has no more than `most_bytes` of text, a `FEWEST_GROUPS`th of all of it, `GROUP_ROWS` rows and
+    `MOST_GROUPED` partitions. It follows from sizes alone: which rows are a block decides the numbers that come out.
+    """
+    most_bytes = min(most_bytes, sum(one.text_bytes for one in partitions) // FEWEST_GROUPS)
+    groups: list[list[Partition]] = []
+    n_bytes = n_rows = 0
+    for one in partitions:
+        n_bytes, n_rows = n_bytes + one.text_bytes, n_rows + one.n_rows
+        too_large = n_bytes > most_bytes or n_rows > GROUP_ROWS
+        if not groups or too_large or len(groups[-1]) == MOST_GROUPED:
+            groups.append([])
+            n_bytes, n_rows = one.text_bytes, one.n_rows
+        groups[-1].append(one)
+    return tuple(Group.of(index, group) for index, group in enumerate(groups))
 
 
 def target_bytes(total_text_bytes: int, partition_bytes: int) -> int:

@@ -27,6 +27,8 @@ BATCH_BYTES = 4 * MIB
 MAX_BATCH_ROWS = 2**16
 # Without a buffer the reader loads a row group's whole column, of which a piece may need a small part.
 BUFFER_BYTES = 8 * MIB
+# Of a local file, whose next bytes are as near: larger ones take longer to get and to clear than to fill.
+LOCAL_BUFFER_BYTES = MIB // 4
 # Files of a store that are asked for while an earlier one is decoded.
 AHEAD = 8
 # On a local disk, the next page is looked for by a read of one block.
@@ -250,23 +252,28 @@ def row_groups_of(file: SourceFile) -> list[int]:
 def _rows(
     source: pa.NativeFile, footer: Footer, piece: Piece, column: str, batch_rows: int
 ) -> Iterator[pa.Array]:
-    position = 0
+    position, is_local = 0, piece.file.location.is_local
     found = column_of(footer, column)
     try:
         if piece.start and not pa.types.is_nested(found.type):
             chunk = footer.metadata.row_group(piece.row_group).column(found.leaf)
-            block = SEEK_BYTES if piece.file.location.is_local else BUFFER_BYTES
+            block = SEEK_BYTES if is_local else BUFFER_BYTES
             gap = pages_before(source, chunk, piece.start, block)
             source, position = pa.PythonFile(WithoutPages(source, gap), "r"), gap.n_rows
         parquet = pq.ParquetFile(
             source,
             metadata=footer.plain if found.is_dictionary else footer.metadata,
             pre_buffer=False,
-            buffer_size=BUFFER_BYTES,
+            buffer_size=LOCAL_BUFFER_BYTES if is_local else BUFFER_BYTES,
             page_checksum_verification=True,
         )
+        # In equal batches: rows after the piece's last would be decoded in vain.
+        n_rows = max(1, piece.stop - position)
         for batch in parquet.iter_batches(
-            batch_rows, row_groups=[piece.row_group], columns=[".".join(found.path)], use_threads=False
+            -(-n_rows // -(-n_rows // batch_rows)),
+            row_groups=[piece.row_group],
+            columns=[".".join(found.path)],
+            use_threads=False,
         ):
             start = max(piece.start - position, 0)
             stop = min(piece.stop - position, batch.num_rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from nmf_dask.corpus import Partition
 from nmf_dask.errors import RetryableError
@@ -37,6 +37,7 @@ REMEDIES = {
     "perturb": _LOWER_ALL,
 }
 _STAGES = tuple(REMEDIES)
+P = TypeVar("P", bound=Partition)
 
 
 @dataclass
@@ -91,9 +92,9 @@ def tried_alone(
 def awaited(
     tasks: Tasks,
     stage: str,
-    partitions: Sequence[Partition],
+    partitions: Sequence[P],
     handles: Sequence[Any],
-    again: Callable[[Partition], Any] | None = None,
+    again: Callable[[P], Any] | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Position and value of one handle a partition, as they come; an error names the partition.
 

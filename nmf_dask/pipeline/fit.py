@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
-from nmf_dask.corpus import Corpus, Partition, look_at
+from nmf_dask.corpus import Corpus, Group, look_at
 from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
@@ -25,7 +25,15 @@ from nmf_dask.pipeline.deaths import Patience, awaited
 from nmf_dask.pipeline.fitting import Fitting, Problem, fitting_of
 from nmf_dask.pipeline.ingest import ingested
 from nmf_dask.pipeline.passes import Passes
-from nmf_dask.pipeline.planning import check_documents, check_memory, opened, planned_of, with_stop_words
+from nmf_dask.pipeline.planning import (
+    check_documents,
+    check_enough_features,
+    check_memory,
+    grouped,
+    opened,
+    planned_of,
+    with_stop_words,
+)
 from nmf_dask.pipeline.retention import remove_old_runs
 from nmf_dask.pipeline.running import connected, is_small
 from nmf_dask.pipeline.spilling import spill_folder
@@ -35,7 +43,7 @@ from nmf_dask.pipeline.stages import (
     Counted,
     WriteTasks,
     Written,
-    runs_of_partitions,
+    runs_of_blocks,
 )
 from nmf_dask.staging import Stage, StagedBlocks
 from nmf_dask.store import (
@@ -144,6 +152,7 @@ class Job:
     ) -> None:
         self.settings = settings
         self.corpus = corpus
+        self.groups: tuple[Group, ...] = ()  # of its partitions, once documents are there
         self.run = run
         self.observer = observer
         self.lock = lock
@@ -258,20 +267,20 @@ class Job:
 
     def _vocabulary(self, tasks: Tasks) -> Vocabulary:
         """Count all partitions and select the features; or take what an earlier attempt selected."""
+        self.groups = grouped(self.corpus, self.settings.vectorizer)
         earlier = self._selected_before()
         if earlier is not None:
             return earlier
         if self.stage.has_counts():
             self.account.resumed_from = "count"
         numbers, vocabulary = self._patiently(lambda: self._selected(tasks))
-        _check_enough(len(vocabulary), self.settings.model.n_components)
+        check_enough_features(len(vocabulary), self.settings.model.n_components)
         self.stage.vocabulary.write_parquet(vocabulary.to_table())
-        self.stage.counted.write_json(numbers)
+        self.stage.counted.write_json(numbers | {"n_blocks": len(self.groups)})
         return vocabulary
 
     def _selected(self, tasks: Tasks) -> tuple[dict[str, int], Vocabulary]:
-        partitions = self.corpus.partitions
-        with self.account.timed("count", len(partitions), self.corpus.text_bytes):
+        with self.account.timed("count", len(self.corpus.partitions), self.corpus.text_bytes):
             numbers, merged = self._count(tasks)
         with self.account.timed("select"):
             self.patience.reached("select")
@@ -294,6 +303,9 @@ class Job:
             vocabulary = Vocabulary.from_table(self.stage.vocabulary.read_parquet(), self._n_documents())
             if not self.stage.terms.exists():  # an earlier version was here
                 return None
+            if numbers.pop("n_blocks", len(self.corpus.partitions)) != len(self.groups):  # the same
+                self.stage.checkpoints.delete()  # W of rows in another order
+                return None
         except InputDataError:  # there is none, or its writer was killed
             return None
         self.account.resumed_from = "select"
@@ -305,16 +317,16 @@ class Job:
     def _count(self, tasks: Tasks) -> tuple[dict[str, int], Any]:
         """Numbers of the corpus, and the handle of its table of terms, which merges while others are counted."""
         counting = partial(self._corpus_tasks().counting, tasks)
-        *handles, table = counting(self.corpus.partitions)
-        tried: list[Partition] = []
+        *handles, table = counting(self.groups)
+        tried: list[Group] = []
 
-        def alone(partition: Partition) -> Any:
-            tried.append(partition)
-            return counting([partition])[0]
+        def alone(group: Group) -> Any:
+            tried.append(group)
+            return counting([group])[0]
 
         counted: list[Counted] = self._awaited("count", tasks, handles, alone)
-        if tried:  # what was given up takes the merged table along; all partitions are staged by now
-            table = counting(self.corpus.partitions)[-1]
+        if tried:  # what was given up takes the merged table along; all of it is staged by now
+            table = counting(self.groups)[-1]
         told = {
             "n_null_texts": sum(one.n_nulls for one in counted),
             "n_invalid_utf8": sum(one.n_invalid for one in counted),
@@ -323,30 +335,30 @@ class Job:
         return told, table
 
     def _awaited(
-        self, stage: str, tasks: Tasks, handles: list[Any], alone: Callable[[Partition], Any] | None = None
+        self, stage: str, tasks: Tasks, handles: list[Any], alone: Callable[[Group], Any] | None = None
     ) -> list[Any]:
-        """Values of one handle a partition, with progress as they come; an error names the partition.
+        """Values of one handle a group, with progress as they come; an error names its partitions.
 
         A task that was given up is handed out again by `alone`, where that is given.
         """
         values: list[Any] = [None] * len(handles)
-        partitions = self.corpus.partitions
-        for done, (position, value) in enumerate(awaited(tasks, stage, partitions, handles, alone), 1):
+        done = 0
+        for position, value in awaited(tasks, stage, self.groups, handles, alone):
             values[position] = value
+            done += len(self.groups[position].partitions)
             self.patience.reached(stage, done)
-            self.observer.advance(done, partitions[position].text_bytes)
+            self.observer.advance(done, self.groups[position].text_bytes)
         return values
 
     def _blocks(self, tasks: Tasks, vocabulary: Vocabulary) -> list[BlockInfo]:
-        partitions = self.corpus.partitions
-        with self.account.timed("weigh", len(partitions), self.corpus.text_bytes):
+        with self.account.timed("weigh", len(self.corpus.partitions), self.corpus.text_bytes):
             weigh = self._corpus_tasks().weigh
 
-            def weighing(partitions: Sequence[Partition]) -> list[Any]:
-                return tasks.map("weigh", weigh, partitions, tasks.call("vocabulary", _same, vocabulary))
+            def weighing(groups: Sequence[Group]) -> list[Any]:
+                return tasks.map("weigh", weigh, groups, tasks.call("vocabulary", _same, vocabulary))
 
             infos: list[BlockInfo] = self._awaited(
-                "weigh", tasks, weighing(partitions), lambda partition: weighing([partition])[0]
+                "weigh", tasks, weighing(self.groups), lambda group: weighing([group])[0]
             )
         self.account.tell(
             n_documents=self.corpus.n_rows,
@@ -359,7 +371,7 @@ class Job:
 
     def _problem(self, cluster: Cluster, vocabulary: Vocabulary, infos: list[BlockInfo]) -> Problem:
         model = self.settings.model
-        files = tuple(self.stage.block(i) for i in range(len(infos)))
+        files = tuple(self.stage.block(group.name) for group in self.groups)
         return Problem(
             StagedBlocks(files, int(beyond_itself(cluster.memory_limit) * CACHE_SHARE)),
             tuple(info.n_rows for info in infos),
@@ -428,12 +440,13 @@ class Job:
         weights = fitting.weights()
         batch = Batch()
         refs = []
-        runs = runs_of_partitions(fitting.problem.strips, len(self.corpus.partitions))
-        for partition, places in zip(self.corpus.partitions, runs, strict=True):
+        runs = runs_of_blocks(fitting.problem.strips, len(self.groups))
+        for group, places in zip(self.groups, runs, strict=True):
             strips = [weights[strip] for strip, _, _ in places]
             rows = tuple((offset, run) for _, offset, run in places)
-            refs.append(batch.call("write", writer.write, partition, rows, strips, scale))
-        written: list[Written] = self._awaited("write", tasks, tasks.submit(batch, refs))
+            refs.append(batch.call("write", writer.write, group, rows, strips, scale))
+        by_group = self._awaited("write", tasks, tasks.submit(batch, refs))
+        written: list[Written] = [one for some in by_group for one in some]
         for partition, one in zip(self.corpus.partitions, written, strict=True):
             self.digests[self.run.name_of(self.run.w_part(partition.index))] = one.digest
             if one.csv is not None:
@@ -470,14 +483,6 @@ def inputs_of(corpus: Corpus) -> list[InputFile]:
         InputFile.of(one.uri, one.version, file.name, file.size, file.digest)
         for one, file in zip(look_at(corpus.found), corpus.files, strict=True)
     ]
-
-
-def _check_enough(n_features: int, n_components: int) -> None:
-    if n_features < n_components:
-        raise InputDataError(
-            f"{n_features} features are left for {n_components} topics: lower -k, or let more terms in "
-            "(min_df lower, max_df higher, max_features higher)"
-        )
 
 
 def _same(value: Any) -> Any:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from nmf_dask.blocks import FAN_IN, Sizes
 from nmf_dask.config import CorpusSettings, ModelSettings, Settings, VectorizerSettings, redact
-from nmf_dask.corpus import LARGEST_UNCUT, Corpus, open_corpus
+from nmf_dask.corpus import GROUP_BYTES, LARGEST_UNCUT, Corpus, Group, open_corpus, plan_groups
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import krylov_shape
 from nmf_dask.pipeline.spilling import expected_spill, spill_place
@@ -27,6 +27,7 @@ DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
 MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take
+COUNTING_BYTES = 64 * MIB  # that counting partitions together may take
 MOST_BUCKETS = 64 * MIB  # that somebody may want filled
 NAMED_BYTES = 64  # a bucket of the merged table, with its name
 # Of the start's basis: itself, its products, both once more side by side, and what the allocator keeps of earlier
@@ -68,6 +69,11 @@ def amounts(text_bytes: int, vectorizer: VectorizerSettings) -> Amounts:
         counting = 2 + 6 * lengths
     limit = min(vectorizer.max_features or vectorizer.n_features, vectorizer.n_features)
     return Amounts(terms, min(limit, terms + 1000), nonzeros, counting)
+
+
+def grouped(corpus: Corpus, vectorizer: VectorizerSettings) -> tuple[Group, ...]:
+    """The partitions of a corpus in groups, which tasks take: small ones together, as far as counting takes little."""
+    return plan_groups(corpus.partitions, min(GROUP_BYTES, COUNTING_BYTES // amounts(0, vectorizer).counting))
 
 
 def named_bytes(terms: int, vectorizer: VectorizerSettings) -> int:
@@ -284,6 +290,15 @@ def check_enough_documents(n_rows: int, n_components: int) -> None:
         )
 
 
+def check_enough_features(n_features: int, n_components: int) -> None:
+    """Raise InputDataError for fewer features than topics."""
+    if n_features < n_components:
+        raise InputDataError(
+            f"{n_features} features are left for {n_components} topics: lower -k, or let more terms in "
+            "(min_df lower, max_df higher, max_features higher)"
+        )
+
+
 def check_kind(corpus: CorpusSettings, of_counts: bool) -> None:
     """Raise ConfigurationError where settings ask for texts and the model is of counts, or the reverse."""
     if of_counts and corpus.feature_column is None and corpus.names_texts:
@@ -349,9 +364,11 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
     workers, threads = settings.cluster.shape()
     scratch = settings.run.scratch
     largest = largest_partition(corpus)
+    groups = grouped(corpus, settings.vectorizer)
+    several = [group.text_bytes for group in groups if len(group.partitions) > 1]
     expected = expected_memory(
         text_bytes=corpus.text_bytes,
-        partition_bytes=largest,
+        partition_bytes=max([largest, *several]),
         n_rows=corpus.n_rows,
         threads=threads,
         vectorizer=settings.vectorizer,
