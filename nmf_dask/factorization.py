@@ -19,7 +19,7 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import Total
 from nmf_dask.kernels.matrices import Csr, zeros
-from nmf_dask.kernels.objective import TILE, Factor, Frobenius, Objective, Sums, each_tile
+from nmf_dask.kernels.objective import TALL, Factor, Frobenius, Objective, Sums, each_tile
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
     FIRST_MOMENTUM,
@@ -347,16 +347,16 @@ class Close:
         carried = zeros(*HT.shape)
 
         def carry(low: int) -> tuple[Floats, Floats]:
-            old, new = HT[low : low + TILE], carried[low : low + TILE]
-            new[:] = self.objective.extrapolated(old, before[low : low + TILE], self.momentum)
+            old, new = HT[low : low + TALL], carried[low : low + TALL]
+            new[:] = self.objective.extrapolated(old, before[low : low + TALL], self.momentum)
             return old.sum(axis=0), new.sum(axis=0)
 
         def scale(low: int) -> None:
-            carried[low : low + TILE] *= factors
+            carried[low : low + TALL] *= factors
 
-        sizes = np.asarray(list(self.parallel(carry, range(0, len(HT), TILE))), np.float64).sum(axis=0)
+        sizes = np.asarray(list(self.parallel(carry, range(0, len(HT), TALL))), np.float64).sum(axis=0)
         factors = (sizes[0] / np.maximum(sizes[1], np.finfo(np.float32).tiny)).astype(np.float32)
-        each_tile(self.parallel, scale, len(HT))
+        each_tile(self.parallel, scale, len(HT), TALL)
         return carried
 
 

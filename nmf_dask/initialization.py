@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.kernels import frobenius
 from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, zeros
-from nmf_dask.kernels.objective import TILE, Map, cross, each_tile
+from nmf_dask.kernels.objective import TALL, TILE, Map, cross, each_tile
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -34,7 +34,6 @@ KRYLOV_WIDTH = 32
 DIRECTIONS = 4  # of the space, for each singular vector
 SAMPLE_ROWS = 40_000  # rows enough for the subspace: half of 48,000 abstracts gave the same loss as all
 MOST_CLEARED = 3
-TALL = 2048  # rows of a tile of tall products: a task of a thread
 ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
 
 
@@ -175,7 +174,7 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     else:
         Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
         K, AK = _krylov(blocks, Q, share, passes)
-    projected = cross(K, AK, blocks.parallel, TALL)
+    projected = cross(K, AK, blocks.parallel)
     values, vectors = np.linalg.eigh((projected + projected.T) / 2)
     largest = np.argsort(-values)[: sizes.n_components]
     # Values under a millionth of the largest, squared, are rounding; so is what they would be divided into.
@@ -224,7 +223,7 @@ def _cleared(Q: Floats, basis: list[Floats], parallel: Map) -> tuple[Floats, flo
     # One after the other: where a small matrix has no more directions, the rest is rounding that all at once
     # would not take off.
     for B in basis:
-        _take_off(Q, B, cross(B, Q, parallel, TALL).astype(np.float32), parallel)
+        _take_off(Q, B, cross(B, Q, parallel).astype(np.float32), parallel)
     return _cholesky_qr(Q, parallel)
 
 
@@ -244,7 +243,7 @@ def _cholesky_qr(Q: Floats, parallel: Map) -> tuple[Floats, float]:
     the condition number, which doing it twice mends (Yamamoto et al., 2015).
     """
     try:
-        R = np.linalg.cholesky(cross(Q, Q, parallel, TALL, np.float64)).T
+        R = np.linalg.cholesky(cross(Q, Q, parallel, np.float64)).T
     except np.linalg.LinAlgError:
         own, R = np.linalg.qr(Q)
         return aligned(own), float(np.abs(np.diag(R)).min())

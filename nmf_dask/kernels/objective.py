@@ -23,6 +23,7 @@ Doubles = NDArray[np.float64]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 TILE = 512  # rows: a tile of W, of X Hᵀ and of W G together fit the second-level cache for k up to 80
+TALL = 2048  # rows of a tile of tall products: a task of a thread
 # Of a weight of H that is not zero, since no product revives a zero: under any weight that matters, and its
 # products with float32 weights are no denormals.
 FLOOR = 1e-20
@@ -262,7 +263,10 @@ class Frobenius(Objective):
         # Coordinate descent revives zeros, so that what fell is carried on too (HER: Ang and Gillis, Neural
         # Computation 31, 2019): on four corpora 20 to 35 passes in place of 28 to 60. Not all the way: a topic
         # that falls everywhere would be gone.
-        carried: Floats = np.maximum(HT + np.float32(momentum) * (HT - before), np.float32(LEAST_KEPT) * HT)
+        carried: Floats = HT - before
+        carried *= np.float32(momentum)
+        carried += HT
+        np.maximum(carried, np.float32(LEAST_KEPT) * HT, out=carried)
         return carried
 
     def divergence(self, sums: Sums, factor: Factor) -> float:
@@ -369,15 +373,15 @@ def each_tile(parallel: Map, work: Callable[[int], Any], length: int, tile: int 
         pass
 
 
-def cross(A: Floats, B: Floats, parallel: Map, tile: int = TILE, dtype: type = np.float32) -> Doubles:
+def cross(A: Floats, B: Floats, parallel: Map, dtype: type = np.float32) -> Doubles:
     """Aᵀ B; in `dtype` within a tile of rows, float64 over tiles."""
 
     def one(low: int) -> Any:
-        a, b = A[low : low + tile], B[low : low + tile]
+        a, b = A[low : low + TALL], B[low : low + TALL]
         return a.T.astype(dtype, copy=False) @ b.astype(dtype, copy=False)
 
     total = np.zeros((A.shape[1], B.shape[1]))
-    for product in parallel(one, range(0, len(A), tile)):
+    for product in parallel(one, range(0, len(A), TALL)):
         total += product
     return total
 
