@@ -42,10 +42,13 @@ REPORT_SECONDS = 20
 REPORT_SECONDS_OF_STOPPED = 5  # a job that is told to stop has little more time
 # Of what Dask writes down for its dashboard: a job's memory is not to grow with its passes, nor with its hours. The
 # first is the length of some twenty logs, of which one keeps whole graphs as they were sent, and others profiles.
+# And a worker looks at what each thread does a hundred times a second, while they all wait.
 SHORT_LOGS = {
     "distributed.admin.low-level-log-length": 100,
-    "distributed.admin.system-monitor.log-length": 240,  # two minutes
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.admin.system-monitor.log-length": 60,  # two minutes
     "distributed.diagnostics.computations.max-history": 1,
+    "distributed.worker.profile.enabled": False,
 }
 READY_SECONDS = 30  # for workers to be ready: they import what the job needs, and one may hang
 # After which a nanny starts another: Dask looks as often, so that it takes twice as long at most. Its own is 5 minutes.
