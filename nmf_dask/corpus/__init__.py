@@ -17,7 +17,9 @@ from nmf_dask.corpus.partitions import (
     Partition,
     Piece,
     SourceFile,
+    joined,
     plan_groups,
+    small_together,
 )
 from nmf_dask.corpus.raw import Raw
 from nmf_dask.corpus.reading import read_ids, read_kept, read_labels, read_texts, read_texts_by_slices
@@ -37,6 +39,7 @@ __all__ = [
     "check_labels",
     "difference",
     "find_corpus",
+    "joined",
     "look_at",
     "no_document",
     "open_corpus",
@@ -46,5 +49,6 @@ __all__ = [
     "read_labels",
     "read_texts",
     "read_texts_by_slices",
+    "small_together",
     "staged",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,7 +86,12 @@ class Partition:
         if (first.file, first.row_group) != (last.file, last.row_group):
             where += f", to {last.file}, row group {last.row_group}"
         size = f"{self.n_rows:,} rows, {self.text_bytes / MIB:,.1f} MiB of text"
-        return f"partition {self.index} ({where}; {size})"
+        return f"{self.title} ({where}; {size})"
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return f"partition {self.index}"
 
 
 @dataclass(frozen=True)
@@ -100,14 +106,8 @@ class Group(Partition):
     @classmethod
     def of(cls, index: int, partitions: Sequence[Partition]) -> Group:
         """The group of partitions (one at least); of a row group that was cut the pieces are one again."""
-        first, rows = partitions[0], sum(one.n_rows for one in partitions)
-        pieces: list[Piece] = []
-        for piece in (piece for one in partitions for piece in one.pieces):
-            goes_on = pieces and pieces[-1][:2] == piece[:2] and pieces[-1].stop == piece.start
-            start = pieces.pop().start if goes_on else piece.start
-            pieces.append(piece._replace(start=start))
-        text_bytes = sum(one.text_bytes for one in partitions)
-        return cls(index, tuple(pieces), rows, first.first_row, text_bytes, tuple(partitions))
+        whole = joined(partitions)
+        return cls(index, whole.pieces, whole.n_rows, whole.first_row, whole.text_bytes, tuple(partitions))
 
     @property
     def name(self) -> str:
@@ -115,11 +115,37 @@ class Group(Partition):
         first, last = self.partitions[0].index, self.partitions[-1].index
         return f"{first:05d}" if first == last else f"{first:05d}-{last:05d}"
 
-    def __str__(self) -> str:
-        if len(self.partitions) == 1:
-            return str(self.partitions[0])
-        numbers = f"partitions {self.partitions[0].index} to {self.partitions[-1].index}"
-        return str(super().__str__()).replace(f"partition {self.index}", numbers, 1)
+    @property
+    def title(self) -> str:
+        """That of its partition, or from which one to which."""
+        first, last = self.partitions[0], self.partitions[-1]
+        return first.title if first == last else f"partitions {first.index} to {last.index}"
+
+
+def joined(partitions: Sequence[Partition]) -> Partition:
+    """Partitions that are neighbours as one, with the first's index; of a row group that was cut the pieces are one."""
+    first = partitions[0]
+    pieces: list[Piece] = []
+    for piece in (piece for one in partitions for piece in one.pieces):
+        goes_on = pieces and pieces[-1][:2] == piece[:2] and pieces[-1].stop == piece.start
+        start = pieces.pop().start if goes_on else piece.start
+        pieces.append(piece._replace(start=start))
+    n_rows, text_bytes = sum(one.n_rows for one in partitions), sum(one.text_bytes for one in partitions)
+    return Partition(first.index, tuple(pieces), n_rows, first.first_row, text_bytes)
+
+
+def small_together(
+    partitions: Sequence[Partition], most_bytes: int, most_rows: int, most: int
+) -> list[slice]:
+    """Where to cut partitions, in their order, into groups of up to `most`; several have no more bytes and rows."""
+    starts: list[int] = []
+    n_bytes = n_rows = 0
+    for i, one in enumerate(partitions):
+        n_bytes, n_rows = n_bytes + one.text_bytes, n_rows + one.n_rows
+        if not starts or n_bytes > most_bytes or n_rows > most_rows or i - starts[-1] == most:
+            starts.append(i)
+            n_bytes, n_rows = one.text_bytes, one.n_rows
+    return [slice(low, high) for low, high in itertools.pairwise([*starts, len(partitions)])]
 
 
 def plan_groups(partitions: Sequence[Partition], most_bytes: int = GROUP_BYTES) -> tuple[Group, ...]:
@@ -129,16 +155,8 @@ def plan_groups(partitions: Sequence[Partition], most_bytes: int = GROUP_BYTES) 
     `MOST_GROUPED` partitions. It follows from sizes alone: which rows are a block decides the numbers that come out.
     """
     most_bytes = min(most_bytes, sum(one.text_bytes for one in partitions) // FEWEST_GROUPS)
-    groups: list[list[Partition]] = []
-    n_bytes = n_rows = 0
-    for one in partitions:
-        n_bytes, n_rows = n_bytes + one.text_bytes, n_rows + one.n_rows
-        too_large = n_bytes > most_bytes or n_rows > GROUP_ROWS
-        if not groups or too_large or len(groups[-1]) == MOST_GROUPED:
-            groups.append([])
-            n_bytes, n_rows = one.text_bytes, one.n_rows
-        groups[-1].append(one)
-    return tuple(Group.of(index, group) for index, group in enumerate(groups))
+    cuts = small_together(partitions, most_bytes, GROUP_ROWS, MOST_GROUPED)
+    return tuple(Group.of(index, partitions[cut]) for index, cut in enumerate(cuts))
 
 
 def target_bytes(total_text_bytes: int, partition_bytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -269,8 +270,9 @@ def _rows(
         )
         # In equal batches: rows after the piece's last would be decoded in vain.
         n_rows = max(1, piece.stop - position)
+        n_batches = math.ceil(n_rows / batch_rows)
         for batch in parquet.iter_batches(
-            -(-n_rows // -(-n_rows // batch_rows)),
+            math.ceil(n_rows / n_batches),
             row_groups=[piece.row_group],
             columns=[".".join(found.path)],
             use_threads=False,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -152,7 +152,6 @@ class Job:
     ) -> None:
         self.settings = settings
         self.corpus = corpus
-        self.groups: tuple[Group, ...] = ()  # of its partitions, once documents are there
         self.run = run
         self.observer = observer
         self.lock = lock
@@ -265,9 +264,13 @@ class Job:
         settings = self.settings
         return CorpusTasks(self.corpus.columns, settings.vectorizer, self.stage, settings.model.random_state)
 
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Of the corpus's partitions, as tasks take them; once its documents are there."""
+        return grouped(self.corpus, self.settings.vectorizer)
+
     def _vocabulary(self, tasks: Tasks) -> Vocabulary:
         """Count all partitions and select the features; or take what an earlier attempt selected."""
-        self.groups = grouped(self.corpus, self.settings.vectorizer)
         earlier = self._selected_before()
         if earlier is not None:
             return earlier
@@ -303,7 +306,7 @@ class Job:
             vocabulary = Vocabulary.from_table(self.stage.vocabulary.read_parquet(), self._n_documents())
             if not self.stage.terms.exists():  # an earlier version was here
                 return None
-            if numbers.pop("n_blocks", len(self.corpus.partitions)) != len(self.groups):  # the same
+            if numbers.pop("n_blocks", len(self.corpus.partitions)) != len(self.groups):  # so was one
                 self.stage.checkpoints.delete()  # W of rows in another order
                 return None
         except InputDataError:  # there is none, or its writer was killed

@@ -12,7 +12,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nmf_dask.corpus import Columns, Partition, read_ids, read_kept, read_texts, read_texts_by_slices
+from nmf_dask.corpus import (
+    Columns,
+    Partition,
+    joined,
+    read_ids,
+    read_kept,
+    read_texts,
+    read_texts_by_slices,
+    small_together,
+)
 from nmf_dask.errors import InputDataError
 from nmf_dask.folding import Folding
 from nmf_dask.model import TopicModel
@@ -202,30 +211,13 @@ class PartTasks:
 
 def groups_of(due: Sequence[Due], most_bytes: int) -> list[list[Due]]:
     """Parts, in their order, that one task makes: small ones together, of so many bytes of text at most."""
-    groups: list[list[Due]] = []
-    n_bytes = n_rows = 0
-    for one in due:
-        n_bytes += one.partition.text_bytes
-        n_rows += one.partition.n_rows
-        if not groups or n_bytes > most_bytes or n_rows > SLICE_ROWS or len(groups[-1]) == MOST_PARTS:
-            groups.append([])
-            n_bytes, n_rows = one.partition.text_bytes, one.partition.n_rows
-        groups[-1].append(one)
-    return groups
+    partitions = [one.partition for one in due]
+    return [list(due[cut]) for cut in small_together(partitions, most_bytes, SLICE_ROWS, MOST_PARTS)]
 
 
 def together(group: Sequence[Due]) -> Partition:
     """The partitions of parts as one."""
-    first = group[0].partition
-    if len(group) == 1:
-        return first
-    return Partition(
-        first.index,
-        tuple(piece for one in group for piece in one.partition.pieces),
-        sum(one.partition.n_rows for one in group),
-        first.first_row,
-        sum(one.partition.text_bytes for one in group),
-    )
+    return joined([one.partition for one in group])
 
 
 def told_of(parts: list[Part], H_sums: NDArray[np.float64]) -> dict[str, Any]:
