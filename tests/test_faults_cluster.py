@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-import nmf_dask.cluster
+import nmf_dask.cluster.existing
+import nmf_dask.cluster.followed
 from nmf_dask import TopicModel, fit
 from nmf_dask.cli import main
 from nmf_dask.cluster import DaskCluster
@@ -61,7 +62,7 @@ def test_workers_that_never_come(tmp_path, corpus):
 
 def test_the_scheduler_dies_while_the_job_waits_for_workers(tmp_path, corpus, monkeypatch):
     """Catches five minutes of waiting for workers of a scheduler that is gone, and a word that does not say so."""
-    monkeypatch.setattr(nmf_dask.cluster, "CONNECT_SECONDS", 3)
+    monkeypatch.setattr(nmf_dask.cluster.existing, "CONNECT_SECONDS", 3)
     with dask_cluster(tmp_path, n_workers=0) as (file, processes):
 
         class Kills(Observer):
@@ -118,7 +119,7 @@ def test_own_workers_that_do_not_start(tmp_path, corpus, monkeypatch, capsys, as
         raise OSError("timed out after 30 s")
 
     for kind in ("OwnThreads", "OwnNanny"):
-        monkeypatch.setattr(f"nmf_dask.cluster.{kind}.start_unsafe", too_late)
+        monkeypatch.setattr(f"nmf_dask.cluster.own.{kind}.start_unsafe", too_late)
     assert (
         main(["fit", "--input", str(corpus), "--output", str(tmp_path / "m"), "-k", "4", "--set", asked])
         == 75
@@ -182,7 +183,7 @@ class Words(Observer):
 @pytest.mark.parametrize("ending", ["another comes", "the job ends", "nobody comes"])
 def test_a_job_without_workers_says_what_it_waits_for(monkeypatch, ending):
     """Catches minutes of silence, words of nannies that do their work, and a job that is given up with workers."""
-    monkeypatch.setattr(nmf_dask.cluster, "NURSED_SECONDS", 0.2)
+    monkeypatch.setattr(nmf_dask.cluster.followed, "NURSED_SECONDS", 0.2)
     client, words = NoClient(), Words()
     seconds = 1.2 if ending == "nobody comes" else 60.0
     cluster = DaskCluster(client, DaskTasks(client, 1), 0, None, workers_timeout=seconds)  # type: ignore[arg-type]

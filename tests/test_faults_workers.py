@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from distributed import Client, default_client, wait
 
-import nmf_dask.cluster
+import nmf_dask.cluster.own
 from nmf_dask import fit, schedule
 from nmf_dask.distributed import TaskBlocks
 from nmf_dask.errors import RetryableError
@@ -511,7 +511,7 @@ class StopsOne(Observer):
 
 def test_a_worker_of_the_job_itself_hangs(tmp_path, corpus, undisturbed, monkeypatch):
     """Catches a worker that is waited for longer than the job says, and a nanny that cannot end one that is stopped."""
-    monkeypatch.setattr(nmf_dask.cluster, "OWN_WORKER_SILENT", "8s")
+    monkeypatch.setattr(nmf_dask.cluster.own, "WORKER_SILENT", "8s")
     started = time.monotonic()
     settings = settings_of(corpus, tmp_path / "m", model=MODEL, corpus=SIZE, run=RUN, cluster={"workers": 2})
     result = fit(settings, StopsOne())

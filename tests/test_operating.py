@@ -94,7 +94,7 @@ class TestExitCodes:
         assert "process 1 on elsewhere" in self.error(capsys, 75)["message"]
 
     def test_75_no_scheduler_and_the_file_says_why(self, arguments, name, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("nmf_dask.cluster.CONNECT_SECONDS", 1)
+        monkeypatch.setattr("nmf_dask.cluster.existing.CONNECT_SECONDS", 1)
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
             address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"

@@ -8,7 +8,7 @@ import pytest
 from distributed.nanny import WorkerProcess
 from threadpoolctl import threadpool_info
 
-import nmf_dask.cluster
+import nmf_dask.cluster.existing
 from nmf_dask import fit
 from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
@@ -173,7 +173,7 @@ def test_bookkeeping_does_not_grow(tmp_path, corpus, monkeypatch):
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(nmf_dask.cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(nmf_dask.cluster.existing, "CONNECT_SECONDS", 1)
     settings = settings_of(corpus, tmp_path / "m", cluster={"scheduler": "tcp://127.0.0.1:9"})
     with pytest.raises(
         RetryableError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 .* after 1 s"

@@ -72,7 +72,7 @@ def test_staging_takes_no_more_than_the_plan_says(tmp_path, monkeypatch, one_tas
 def test_results_that_are_not_held_wait_below_the_scratch_folder(tmp_path, corpus, monkeypatch):
     """Catches W on a disk that nobody named, and files that stay."""
     expected = wh_bytes(fit(settings_of(corpus, tmp_path / "a", model=KL)).uri)
-    for place in ("nmf_dask.cluster.held_bytes", "nmf_dask.pipeline.spilling.held_bytes"):
+    for place in ("nmf_dask.cluster.own.held_bytes", "nmf_dask.pipeline.spilling.held_bytes"):
         monkeypatch.setattr(place, lambda limit: 1000.0)
     monkeypatch.setattr(sys.modules["nmf_dask.pipeline.fit"], "is_small", lambda *_: False)
     settings = settings_of(corpus, tmp_path / "m", model=KL, run={"scratch": str(tmp_path / "s")})
