@@ -1,7 +1,8 @@
 """Where a fit begins: with more topics than asked for, of which the weakest go.
 
 Which local minimum a fit goes to is decided near its start. With half as many more, each finds a place; the ones
-that the others can do without are the ones that would otherwise have been missing elsewhere.
+that the others can do without are the ones that would otherwise have been missing elsewhere. They go a few at a time,
+and those that stay take over between.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState
 from nmf_dask.initialization import pad_H, start
 from nmf_dask.kernels.objective import cross
-from nmf_dask.schedule import first_components, start_passes
+from nmf_dask.schedule import WidePasses, first_components, wide_passes
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 def fit_of(sizes: Sizes, model: ModelSettings, scale: float) -> Fit:
@@ -31,25 +33,39 @@ def begin(blocks: LocalBlocks, model: ModelSettings, total: float) -> FitState:
     """Start W, and return the state before the first pass of `fit_of`. `total` is the sum of X."""
     n, m, nnz, k = blocks.sizes
     mean, scale = total / (n * m), total / max(nnz, 1)
-    fit, wide_k = fit_of(blocks.sizes, model, scale), first_components(model, blocks.sizes)
-    if wide_k == k:
+    fit, stages = fit_of(blocks.sizes, model, scale), wide_passes(model, blocks.sizes)
+    if not stages:
         return fit.begin(start(blocks, model.init, model.random_state, mean))
-    sizes = blocks.sizes._replace(n_components=wide_k)
-    passes = start_passes(model, blocks.sizes)
-    wide_fit = Fit.of(
-        sizes, model.model_copy(update={"n_components": wide_k, "max_iter": passes, "tol": 0.0}), scale
-    )
+    left = [stage.n_components for stage in stages[1:]] + [k]
+    sizes = blocks.sizes._replace(n_components=stages[0].n_components)
     with LocalBlocks.of(blocks.blocks, sizes, blocks.strips, blocks.threads) as wide:
-        state = wide_fit.begin(start(wide, model.init, model.random_state, mean))
-        while state.stop_reason is None:
-            state = wide_fit.advance(wide, state)
-        HT = state.outcome.HT
-        S = np.sum([cross(W, W, wide.parallel) for W in wide.W], axis=0)
-        G = cross(HT, HT, wide.parallel)
-    kept = strongest(S[:wide_k, :wide_k], G[:wide_k, :wide_k], k)
+        HT = start(wide, model.init, model.random_state, mean)
+        for stage, n_left in zip(stages, left, strict=True):
+            HT = _passed(wide, model, stage, scale, HT)
+            kept = _strongest_of(wide, HT, n_left)
+            wide.keep_topics(kept)
+            HT = pad_H(HT[:, kept].T)
     for W, given in zip(blocks.W, wide.W, strict=True):
-        W[:, :k] = given[:, kept]
-    return fit.begin(pad_H(HT[:, kept].T))
+        W[:] = given
+    return fit.begin(HT)
+
+
+def _passed(blocks: LocalBlocks, model: ModelSettings, stage: WidePasses, scale: float, HT: Floats) -> Floats:
+    """H (m, kp) after the passes of a stage; `blocks` hold its W."""
+    settings = {"n_components": stage.n_components, "max_iter": len(stage.passes), "tol": 0.0}
+    fit = replace(Fit.of(blocks.sizes, model.model_copy(update=settings), scale), first=stage.passes)
+    state = fit.begin(HT)
+    while state.stop_reason is None:
+        state = fit.advance(blocks, state)
+    passed: Floats = state.outcome.HT
+    return passed
+
+
+def _strongest_of(blocks: LocalBlocks, HT: Floats, n: int) -> list[int]:
+    k = blocks.sizes.n_components
+    S = np.sum([cross(W, W, blocks.parallel) for W in blocks.W], axis=0)
+    G = cross(HT, HT, blocks.parallel)
+    return strongest(S[:k, :k], G[:k, :k], n)
 
 
 def strongest(S: Doubles, G: Doubles, n: int) -> list[int]:

@@ -207,6 +207,13 @@ class LocalBlocks(Blocks):
 
         return add_tree(list(self.parallel(one, range(len(self.strips)))), add_all)
 
+    def keep_topics(self, topics: Sequence[int]) -> None:
+        """Keep these columns of W alone, in their order."""
+        self.sizes = self.sizes._replace(n_components=len(topics))
+        for i, W in enumerate(self.W):  # one strip after the other, so that no second W is there
+            self.W[i] = zeros(len(W), self.sizes.kp)
+            self.W[i][:, : len(topics)] = W[:, topics]
+
     def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 

@@ -12,7 +12,7 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit
 from nmf_dask.initialization import start
 from nmf_dask.kernels.matrices import from_scipy
-from nmf_dask.schedule import first_components
+from nmf_dask.schedule import first_components, start_passes, wide_passes
 
 LARGE = Sizes(n_rows=40_000, n_features=5_000, nnz=2_000_000, n_components=50)
 
@@ -62,6 +62,34 @@ def test_more_topics_where_passes_of_many_rounds_bring_them_to_rest(settings, si
 def test_one_topic_has_no_others():
     model = ModelSettings(n_components=1)
     assert first_components(model, LARGE._replace(n_components=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"), [(50, [80, 72, 64, 56]), (20, [32, 24, 24, 20]), (2, [8, 2, 2, 2]), (8, [16, 8, 8, 8])]
+)
+def test_topics_go_a_few_at_a_time(k, expected):
+    """Catches a width that the kernels would fill with zeros, and one of fewer topics than asked for."""
+    model, sizes = ModelSettings(n_components=k), LARGE._replace(n_components=k)
+    stages = wide_passes(model, sizes)
+    assert [stage.n_components for stage in stages] == expected
+    assert start_passes(model, sizes) == 5
+    assert start_passes(model, sizes._replace(n_rows=39_999)) == 0
+
+
+def test_the_topics_that_stay_keep_their_weights():
+    rng = np.random.default_rng(4)
+    csr = from_scipy(sp.random_array((50, 30), density=0.2, dtype=np.float32, rng=rng).tocsr())
+    sizes = Sizes(50, 30, csr.nnz, 12)
+    with LocalBlocks.of([csr], sizes, cut_strips([50], 3)) as blocks:
+        for W in blocks.W:
+            W[:, :12] = rng.random((len(W), 12))
+        before = np.vstack(blocks.W)
+        blocks.keep_topics([1, 3, 11])
+        after = np.vstack(blocks.W)
+    assert blocks.sizes.n_components == 3
+    np.testing.assert_array_equal(after[:, :3], before[:, [1, 3, 11]])
+    assert after.shape == (50, 8)
+    assert not after[:, 3:].any()
 
 
 @pytest.mark.slow
