@@ -28,20 +28,24 @@ def merged_table(
     """The merged table, with one term a bucket: FAN_IN at a time, in the same tree every time.
 
     What many partitions hold is merged by ranges of buckets, as many as it takes for one merge to need no more than
-    MERGE_BYTES: from the sizes alone, so that the numbers are the same whatever memory there is.
+    counting the largest partition did, or MERGE_BYTES: from the sizes alone, so that the numbers are the same whatever
+    memory there is.
     """
+    most_bytes = max(MERGE_BYTES, max(text_bytes, default=0) * amounts(0, vectorizer).counting)
     level = [Node([table], size) for table, size in zip(tables, text_bytes, strict=True)]
     while len(level) > 1:
         groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
-        level = [_merged(batch, group, vectorizer) if len(group) > 1 else group[0] for group in groups]
+        level = [
+            _merged(batch, group, vectorizer, most_bytes) if len(group) > 1 else group[0] for group in groups
+        ]
     named = [batch.call("named", TermTable.named, table) for table in level[0].ranges]
     return batch.call("table", side_by_side, named) if len(named) > 1 else named[0]
 
 
-def _merged(batch: Batch, nodes: list[Node], vectorizer: VectorizerSettings) -> Node:
+def _merged(batch: Batch, nodes: list[Node], vectorizer: VectorizerSettings, most_bytes: int) -> Node:
     text_bytes, n = sum(node.text_bytes for node in nodes), vectorizer.n_features
     parts = max(len(node.ranges) for node in nodes)
-    while parts * MERGE_BYTES < table_bytes(amounts(text_bytes, vectorizer).terms) and parts < n:
+    while parts * most_bytes < table_bytes(amounts(text_bytes, vectorizer).terms) and parts < n:
         parts *= 2
     ranges = [
         batch.call(

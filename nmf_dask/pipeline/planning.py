@@ -26,7 +26,9 @@ FIRST_WORKER_BYTES = BARE_WORKER_BYTES + COMPILER_BYTES  # of a worker that hold
 DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
-MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take
+MERGE_BYTES = (
+    32 * MIB
+)  # that one merge of tables of terms may take, however little counting a partition takes
 COUNTING_BYTES = 64 * MIB  # that counting partitions together may take
 MOST_BUCKETS = 64 * MIB  # that somebody may want filled
 NAMED_BYTES = 64  # a bucket of the merged table, with its name
