@@ -82,13 +82,16 @@ class SquaredSides:
 
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Floats, sums: Total) -> None:
         frobenius.multiply_HT(X.indptr, X.indices, X.data, start, stop, shared, W)
-        for low in range(0, stop - start, TILE):
-            u = W[low : low + TILE]
-            positive, negative = np.maximum(u, 0), np.minimum(u, 0)
-            sums.value += [
-                np.einsum("it,it->t", positive, positive),
-                np.einsum("it,it->t", negative, negative),
-            ]
+        sums.value += _squares_of_sides(W[: stop - start])
+
+
+def _squares_of_sides(U: Floats) -> Doubles:
+    """Sums of the squares of the positive and of the negative entries of each column; float64 over tiles of rows."""
+    sums = np.zeros((2, U.shape[1]))
+    for low in range(0, len(U), TILE):
+        u = U[low : low + TILE]
+        sums += [np.einsum("it,it->t", side, side) for side in (np.maximum(u, 0), np.minimum(u, 0))]
+    return sums
 
 
 class Side(NamedTuple):
@@ -107,12 +110,14 @@ class KeepSide:
         return Total(0.0)
 
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Side, sums: Total) -> None:
-        W[:, shared.leading] = np.abs(W[:, shared.leading])
-        np.multiply(W, shared.sign, out=W)
-        np.maximum(W, 0, out=W)
-        np.multiply(W, shared.factor, out=W)
-        keep = shared.sign != 0
-        W[:, keep] = np.where(W[:, keep] < ZERO, np.float32(shared.fill), W[:, keep])
+        fill = np.where(shared.sign != 0, np.float32(shared.fill), np.float32(0))
+        for low in range(0, stop - start, TILE):
+            w = W[low : low + TILE]
+            w[:, shared.leading] = np.abs(w[:, shared.leading])
+            np.multiply(w, shared.sign, out=w)
+            np.maximum(w, 0, out=w)
+            np.multiply(w, shared.factor, out=w)
+            np.copyto(w, fill, where=w < ZERO)
 
 
 @dataclass(frozen=True)
@@ -172,17 +177,16 @@ def _singular_vectors(blocks: Blocks, seed: int) -> tuple[Doubles, Floats]:
     if passes * width >= sizes.n_features:
         # The space of all features is no larger: its basis is the unit vectors, and one pass is enough.
         K = np.eye(sizes.n_features, padded_width(sizes.n_features), dtype=np.float32)
-        AK = _project(blocks, read_only(aligned(K), np.float32), share)
+        projected = cross(K, _project(blocks, read_only(aligned(K), np.float32), share), blocks.parallel)
     else:
         Q = np.random.default_rng([seed, 2]).standard_normal((sizes.n_features, width), np.float32)
-        K, AK = _krylov(blocks, Q, share, passes)
-    projected = cross(K, AK, blocks.parallel)
+        K, projected = _krylov(blocks, Q, share, passes)
     values, vectors = np.linalg.eigh((projected + projected.T) / 2)
     largest = np.argsort(-values)[: sizes.n_components]
     # Values under a millionth of the largest, squared, are rounding; so is what they would be divided into.
     values = np.where(values > 1e-12 * values.max(), values, 0.0)
     sigma = np.sqrt(values[largest] * share.of)
-    V = K @ vectors[:, largest].astype(np.float32)
+    V = _times(K, vectors[:, largest].astype(np.float32), blocks.parallel)
     return _padded(sigma, V, sizes.n_components)
 
 
@@ -193,15 +197,20 @@ def krylov_shape(n_components: int) -> tuple[int, int]:
     return width, max(KRYLOV_PASSES, math.ceil(DIRECTIONS * n_components / width))
 
 
-def _krylov(blocks: Blocks, Q: Floats, share: Share, passes: int) -> tuple[Floats, Floats]:
-    """An orthonormal basis K of the space that Q, XᵀXQ, (XᵀX)²Q ... span, and XᵀXK."""
-    basis: list[Floats] = []
-    products: list[Floats] = []
-    for _ in range(passes):
-        basis.append(_orthonormal(Q, basis, blocks.parallel))
-        products.append(_project(blocks, basis[-1], share))
-        Q = products[-1]
-    return np.hstack(basis), np.hstack(products)
+def _krylov(blocks: Blocks, Q: Floats, share: Share, passes: int) -> tuple[Floats, Doubles]:
+    """An orthonormal basis K of the space that Q, XᵀXQ, (XᵀX)²Q ... span, and Kᵀ XᵀX K."""
+    m, width = Q.shape
+    K, projected = zeros(m, passes * width), np.zeros((passes * width, passes * width))
+    for low in range(0, passes * width, width):
+        Q = _orthonormal(Q, K[:, :low], blocks.parallel)
+        K[:, low : low + width] = Q
+        Q = aligned(_project(blocks, Q, share))
+        # But for rounding, XᵀX times a block meets that block and its two neighbours alone (Lanczos).
+        last = slice(max(0, low - width), low + width)
+        weights = _take_off(Q, K[:, last], blocks.parallel)
+        projected[last, low : low + width] = weights
+        projected[low : low + width, last] = weights.T
+    return K, projected
 
 
 def _project(blocks: Blocks, Q: Floats, share: Share) -> Floats:
@@ -209,33 +218,27 @@ def _project(blocks: Blocks, Q: Floats, share: Share) -> Floats:
     return zeros(*Q.shape) if product is None else product
 
 
-def _orthonormal(Q: Floats, basis: list[Floats], parallel: Map) -> Floats:
+def _orthonormal(Q: Floats, basis: Floats, parallel: Map) -> Floats:
     """Q's columns made orthonormal, and orthogonal to those of the basis."""
-    # But for rounding, XᵀX times the last block meets the last two alone (Lanczos).
-    Q, _ = _cleared(aligned(Q), basis[-2:], parallel)
+    Q, _ = _cholesky_qr(Q, parallel)
     for _ in range(MOST_CLEARED):
-        Q, left = _cleared(Q, basis, parallel)
+        _take_off(Q, basis, parallel)
+        Q, left = _cholesky_qr(Q, parallel)
         if left > 0.5:
             break  # enough (Kahan and Parlett): else what is left may be rounding
     return read_only(Q, np.float32)
 
 
-def _cleared(Q: Floats, basis: list[Floats], parallel: Map) -> tuple[Floats, float]:
-    """Q without what it shares with the basis, its columns orthonormal, and the least norm a column had then."""
-    # One after the other: where a small matrix has no more directions, the rest is rounding that all at once
-    # would not take off.
-    for B in basis:
-        _take_off(Q, B, cross(B, Q, parallel).astype(np.float32), parallel)
-    return _cholesky_qr(Q, parallel)
-
-
-def _take_off(Q: Floats, B: Floats, weights: Floats, parallel: Map) -> None:
-    """Q - B weights, in place."""
+def _take_off(Q: Floats, basis: Floats, parallel: Map) -> Doubles:
+    """Take off Q, in place, what it shares with an orthonormal basis: basis times the weights that are returned."""
+    weights = cross(basis, Q, parallel)
+    single = weights.astype(np.float32)
 
     def one(low: int) -> None:
-        Q[low : low + TALL] -= B[low : low + TALL] @ weights
+        Q[low : low + TALL] -= basis[low : low + TALL] @ single
 
     each_tile(parallel, one, len(Q), TALL)
+    return weights
 
 
 def _cholesky_qr(Q: Floats, parallel: Map) -> tuple[Floats, float]:
@@ -249,13 +252,18 @@ def _cholesky_qr(Q: Floats, parallel: Map) -> tuple[Floats, float]:
     except np.linalg.LinAlgError:
         own, R = np.linalg.qr(Q)
         return aligned(own), float(np.abs(np.diag(R)).min())
-    inverse, own = np.linalg.inv(R).astype(np.float32), zeros(*Q.shape)
+    return _times(Q, np.linalg.inv(R).astype(np.float32), parallel), float(np.diag(R).min())
 
-    def times(low: int) -> None:
-        np.matmul(Q[low : low + TALL], inverse, out=own[low : low + TALL])
 
-    each_tile(parallel, times, len(Q), TALL)
-    return own, float(np.diag(R).min())
+def _times(A: Floats, B: Floats, parallel: Map) -> Floats:
+    """A B, for a tall A."""
+    product = zeros(len(A), B.shape[1])
+
+    def one(low: int) -> None:
+        np.matmul(A[low : low + TALL], B, out=product[low : low + TALL])
+
+    each_tile(parallel, one, len(A), TALL)
+    return product
 
 
 def _padded(sigma: Doubles, V: Floats, k: int) -> tuple[Doubles, Floats]:
@@ -267,20 +275,23 @@ def _padded(sigma: Doubles, V: Floats, k: int) -> tuple[Doubles, Floats]:
 def _sides(sigma: Doubles, V: Floats, squares: Doubles, fill: float, kp: int) -> tuple[Floats, Side]:
     """H, and how W comes from U: of each pair of singular vectors the signs whose sides weigh more."""
     k = len(sigma)
-    positive, negative = np.maximum(V, 0), np.maximum(-V, 0)
-    v_norms = np.linalg.norm([positive, negative], axis=1)
+    v_norms = np.sqrt(_squares_of_sides(V))
     u_norms = np.sqrt(squares)
     weights = u_norms * v_norms
     sign = np.where(weights[0] >= weights[1], 1, -1)
     chosen = (sign < 0).astype(int), np.arange(k)
-    HT = np.zeros((len(V), kp), np.float32)
     scale = np.sqrt(sigma * weights[chosen])
     with np.errstate(divide="ignore", invalid="ignore"):
-        HT[:, :k] = np.nan_to_num(np.where(sign > 0, positive, negative) * (scale / v_norms[chosen]))
-        factor = np.nan_to_num(scale / u_norms[chosen])
+        v_factor, factor = (np.nan_to_num(scale / norms[chosen]) for norms in (v_norms, u_norms))
     # The leading pair has one sign but for noise: absolute values, as in scikit-learn.
-    HT[:, 0], factor[0], sign[0] = np.sqrt(sigma[0]) * np.abs(V[:, 0]), np.sqrt(sigma[0]), 1
-    HT[:, :k][HT[:, :k] < ZERO] = fill
+    sign[0], v_factor[0], factor[0] = 1, np.sqrt(sigma[0]), np.sqrt(sigma[0])
+    signed = (sign * v_factor).astype(np.float32)
+    HT = np.zeros((len(V), kp), np.float32)
+    for low in range(0, len(V), TILE):
+        v, h = V[low : low + TILE], HT[low : low + TILE, :k]
+        np.multiply(v, signed, out=h)
+        h[:, 0] = np.abs(h[:, 0])
+        np.copyto(h, np.float32(fill), where=h < ZERO)
     pad = (0, kp - k)
     side = Side(np.pad(sign, pad).astype(np.float32), np.pad(factor, pad).astype(np.float32), 0, fill)
     return HT, side

@@ -26,15 +26,13 @@ FIRST_WORKER_BYTES = BARE_WORKER_BYTES + COMPILER_BYTES  # of a worker that hold
 DRIVER_BYTES = 270 * MIB
 TABLE_ROWS = 4 * MIB  # of the merged table of terms, which keeps no more
 TABLE_BYTES = 224  # a row: FAN_IN tables that are merged, and what comes of them
-MERGE_BYTES = (
-    32 * MIB
-)  # that one merge of tables of terms may take, however little counting a partition takes
+MERGE_BYTES = 32 * MIB  # that one merge of tables of terms may take, however little counting takes
 COUNTING_BYTES = 64 * MIB  # that counting partitions together may take
 MOST_BUCKETS = 64 * MIB  # that somebody may want filled
 NAMED_BYTES = 64  # a bucket of the merged table, with its name
-# Of the start's basis: itself, its products, both once more side by side, and what the allocator keeps of earlier
-# stages beneath them.
-START_COPIES = 5
+# Of the start's basis: itself, four fifths for the block under way and the vectors, and what the allocator keeps of
+# earlier stages beneath them.
+START_COPIES = 3
 INGEST_BYTES = 64 * MIB  # a block as it is read, decoded and filtered, and the row group that is written
 KEPT_COPIES = 4  # of what a run keeps for an update: sums, rescaled, as a table, and as its file's pages
 W_COPIES = 5  # before and after a turn, remembered for a step that is taken back, and on the way
