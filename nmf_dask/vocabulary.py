@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_TERMS = 4 * 2**20
 """Rows of a merged `TermTable.terms` beyond which each bucket keeps its most frequent terms alone."""
 
+MOST_DIRECT = 2**22  # buckets that are looked up in an array of all: ten times as fast as a search
 _BUCKETS = pa.schema(
     [("bucket", pa.int32()), ("document_frequency", pa.int64()), ("total_count", pa.int64())]
 )
@@ -204,12 +205,26 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.bucket)
 
-    def columns_of(self, buckets: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    def columns_of(self, buckets: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
         """The column of each bucket, -1 for those that were not chosen."""
+        direct = self._column_of_bucket
+        if len(direct):
+            found: NDArray[np.int32] = direct[np.minimum(buckets, len(direct) - 1)]
+            return found
         by_bucket = self._by_bucket
         ascending = self.bucket[by_bucket]
         place = np.minimum(np.searchsorted(ascending, buckets), len(ascending) - 1)
         return np.where(ascending[place] == buckets, by_bucket[place], -1)
+
+    @cached_property
+    def _column_of_bucket(self) -> NDArray[np.int32]:
+        """The column of each bucket up to the largest chosen, and -1 for all beyond; empty where those are too many."""
+        n = int(self.bucket.max(initial=0)) + 1
+        if n > MOST_DIRECT:
+            return np.empty(0, np.int32)
+        columns = np.full(n + 1, -1, np.int32)
+        columns[self.bucket] = np.arange(len(self), dtype=np.int32)
+        return columns
 
     @cached_property
     def _by_bucket(self) -> NDArray[np.int64]:

@@ -272,6 +272,19 @@ def test_limits_that_fit_no_corpus_are_a_wrong_configuration(min_df, max_df):
         select(table, settings)
 
 
+@pytest.mark.parametrize("most_direct", [0, 2**22])
+def test_the_column_of_any_bucket(monkeypatch, most_direct):
+    """Catches a bucket beyond the largest chosen that gets a column, by array and by search."""
+    monkeypatch.setattr(module, "MOST_DIRECT", most_direct)
+    chosen = np.array([700, 3, 0, 41], np.int64)
+    numbers = np.ones(4)
+    columns = Vocabulary(
+        chosen, pa.array(list("abcd")), numbers.astype(np.int64), numbers, numbers.astype("f4"), 9
+    )
+    asked = np.array([0, 1, 3, 4, 41, 699, 700, 701, 702, 2**30], np.int32)
+    assert columns.columns_of(asked).tolist() == [2, -1, 1, -1, 3, -1, 0, -1, -1, -1]
+
+
 def test_h_carries_the_vocabulary_there_and_back(tmp_path):
     documents = zipf_documents(100, 300, 30, seed=2)
     vocabulary = select(TermTable.of(counts_of(documents, in_buckets(100))), EVERYTHING)
