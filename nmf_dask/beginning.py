@@ -16,7 +16,7 @@ from nmf_dask.blocks import LocalBlocks, Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit, FitState
 from nmf_dask.initialization import pad_H, start
-from nmf_dask.kernels.objective import cross
+from nmf_dask.kernels.objective import Factor, cross
 from nmf_dask.schedule import WidePasses, first_components, wide_passes
 
 Doubles = NDArray[np.float64]
@@ -41,31 +41,29 @@ def begin(blocks: LocalBlocks, model: ModelSettings, total: float) -> FitState:
     with LocalBlocks.of(blocks.blocks, sizes, blocks.strips, blocks.threads) as wide:
         HT = start(wide, model.init, model.random_state, mean)
         for stage, n_left in zip(stages, left, strict=True):
-            HT = _passed(wide, model, stage, scale, HT)
-            kept = _strongest_of(wide, HT, n_left)
+            factor = _passed(wide, model, stage, scale, HT)
+            kept = _strongest_of(wide, factor, n_left)
             wide.keep_topics(kept)
-            HT = pad_H(HT[:, kept].T)
-    for W, given in zip(blocks.W, wide.W, strict=True):
-        W[:] = given
+            HT = pad_H(factor.HT[:, kept].T)
+    blocks.W = wide.W
     return fit.begin(HT)
 
 
-def _passed(blocks: LocalBlocks, model: ModelSettings, stage: WidePasses, scale: float, HT: Floats) -> Floats:
-    """H (m, kp) after the passes of a stage; `blocks` hold its W."""
+def _passed(blocks: LocalBlocks, model: ModelSettings, stage: WidePasses, scale: float, HT: Floats) -> Factor:
+    """H after the passes of a stage; `blocks` hold its W."""
     settings = {"n_components": stage.n_components, "max_iter": len(stage.passes), "tol": 0.0}
     fit = replace(Fit.of(blocks.sizes, model.model_copy(update=settings), scale), first=stage.passes)
     state = fit.begin(HT)
     while state.stop_reason is None:
         state = fit.advance(blocks, state)
-    passed: Floats = state.outcome.HT
+    passed: Factor = state.outcome.factor  # not carried on along its step: these are first passes
     return passed
 
 
-def _strongest_of(blocks: LocalBlocks, HT: Floats, n: int) -> list[int]:
+def _strongest_of(blocks: LocalBlocks, factor: Factor, n: int) -> list[int]:
     k = blocks.sizes.n_components
     S = np.sum([cross(W, W, blocks.parallel) for W in blocks.W], axis=0)
-    G = cross(HT, HT, blocks.parallel)
-    return strongest(S[:k, :k], G[:k, :k], n)
+    return strongest(S[:k, :k], factor.gram[:k, :k], n)
 
 
 def strongest(S: Doubles, G: Doubles, n: int) -> list[int]:

@@ -240,7 +240,7 @@ def _narrowed(W: NDArray[np.float32], topics: Sequence[int], width: int) -> NDAr
     """Some columns of W, and zeros up to `width`, in W's memory: to ask for more takes longer than to copy."""
     narrow = W.reshape(-1)[: len(W) * width].reshape(len(W), width)
     for low in range(0, len(W), NARROWED_ROWS):  # what is written lies at or before what was read
-        kept = W[low : low + NARROWED_ROWS, topics]
+        kept = np.take(W[low : low + NARROWED_ROWS], topics, axis=1)
         narrow[low : low + NARROWED_ROWS, : len(topics)] = kept
         narrow[low : low + NARROWED_ROWS, len(topics) :] = 0
     return narrow
