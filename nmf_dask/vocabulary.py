@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from nmf_dask.text import Counts
 
 MAX_TERMS = 4 * 2**20
-"""Rows of a merged `TermTable.terms` beyond which each bucket keeps its most frequent terms alone."""
+"""Rows of a merged `TermTable.terms`, of all ranges of buckets together, beyond which each bucket keeps its most
+frequent terms alone."""
 
 MOST_DIRECT = 2**22  # buckets that are looked up in an array of all: ten times as fast as a search
 _BUCKETS = pa.schema(
@@ -58,7 +59,7 @@ class TermTable:
         bucket = read_only(terms["bucket"].to_numpy(), np.int32)
         if not ascending_terms(bucket, read_only(offsets, np.int64), read_only(arena, np.uint8)):
             terms = terms.sort_by([("bucket", "ascending"), ("term", "ascending")])
-        return cls(buckets, _bounded(terms), counts.n_documents)
+        return cls(buckets, _bounded(terms, MAX_TERMS), counts.n_documents)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The table as plain arrays, for a file: the terms are offsets (t + 1,) into their bytes."""
@@ -99,9 +100,9 @@ def _bucket_table(columns: Sequence[NDArray[Any]]) -> pa.Table:
     return pa.table(columns, schema=_GIVEN if columns[2].dtype.kind == "f" else _BUCKETS)
 
 
-def merge_within(tables: Sequence[TermTable], low: int, high: int) -> TermTable:
-    """`merge` of the rows of buckets from `low` to under `high`."""
-    return merge([table.within(low, high) for table in tables])
+def merge_within(tables: Sequence[TermTable], low: int, high: int, parts: int) -> TermTable:
+    """`merge` of the rows of buckets from `low` to under `high`: one of so many ranges of all buckets."""
+    return merge([table.within(low, high) for table in tables], MAX_TERMS // parts)
 
 
 def side_by_side(tables: Sequence[TermTable]) -> TermTable:
@@ -111,23 +112,24 @@ def side_by_side(tables: Sequence[TermTable]) -> TermTable:
     return TermTable(buckets, terms, tables[0].n_documents)
 
 
-def merge(tables: Sequence[TermTable]) -> TermTable:
+def merge(tables: Sequence[TermTable], max_terms: int | None = None) -> TermTable:
     """Sum tables of disjoint sets of documents; the result is the same whatever tree it is merged in.
 
-    That holds while no table passes `MAX_TERMS` terms. Beyond it `buckets` stays exact, while a term that
-    was dropped from some subtree counts for less than it should in `terms`, and the numbers depend on the
-    shape of the tree: merge in the same tree every time.
+    That holds while no table passes `max_terms` terms (None: `MAX_TERMS`). Beyond it `buckets` stays exact, while a
+    term that was dropped from some subtree counts for less than it should in `terms`, and the numbers depend on
+    the shape of the tree: merge in the same tree every time.
     """
+    most = MAX_TERMS if max_terms is None else max_terms
     buckets = pa.concat_tables(table.buckets for table in tables) if tables else _BUCKETS.empty_table()
     pending = [_TERMS.empty_table()]
     for table in tables:
         pending.append(table.terms)
         # Not all at once: tables that are at the limit would otherwise need memory for all of them together.
-        if sum(terms.num_rows for terms in pending) > 2 * MAX_TERMS:
-            pending = [_bounded(_merged_terms(pending))]
+        if sum(terms.num_rows for terms in pending) > 2 * most:
+            pending = [_bounded(_merged_terms(pending), most)]
     return TermTable(
         _summed_buckets(buckets),
-        _bounded(_merged_terms(pending)),
+        _bounded(_merged_terms(pending), most),
         sum(table.n_documents for table in tables),
     )
 
@@ -164,15 +166,15 @@ def _bytes_of(terms: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.uin
     return starts, np.frombuffer(arena or b"", np.uint8)
 
 
-def _bounded(terms: pa.Table) -> pa.Table:
-    """Drop the rare terms of each bucket if there are more than `MAX_TERMS` in all; at least one stays.
+def _bounded(terms: pa.Table, most: int) -> pa.Table:
+    """Drop the rare terms of each bucket if there are more than `most` in all; at least one stays.
 
     With the default 2^20 buckets the four most frequent terms of each stay. Names stay right in practice: a
     bucket that is selected owes its document frequency to one term, which is among the four of every
     subtree that it matters in (frequencies fall like Zipf's law, and terms meet in a bucket at random). A
     wrong name would need a term that is fifth or worse here and there and still first of all.
     """
-    if terms.num_rows <= MAX_TERMS:
+    if terms.num_rows <= most:
         return terms
     bucket = terms["bucket"].to_numpy()
     starts = _group_starts(bucket)
@@ -180,7 +182,7 @@ def _bounded(terms: pa.Table) -> pa.Table:
     # A stable sort: equal frequencies stay in the order of the terms.
     by_frequency = np.lexsort((-terms["document_frequency"].to_numpy(), bucket))
     rank = np.arange(len(bucket)) - np.repeat(starts, sizes)
-    kept = by_frequency[rank < max(1, MAX_TERMS // len(starts))]
+    kept = by_frequency[rank < max(1, most // len(starts))]
     return terms.take(pa.array(np.sort(kept)))
 
 

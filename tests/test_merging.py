@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nmf_dask import vocabulary
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.pipeline import merging
 from nmf_dask.pipeline.planning import MIB, amounts, table_bytes
@@ -40,6 +41,24 @@ def test_ranges_give_the_table_of_the_whole(monkeypatch, most_bytes, n_tables):
     assert found.n_documents == expected.n_documents == 340
     if most_bytes == 50 and n_tables == 17:
         assert labels(batch)["named"] > 1  # else no range was tried
+
+
+def test_ranges_keep_no_more_terms_than_one_table_would(monkeypatch):
+    """Catches merges that grow with the corpus: each of many ranges with as many terms as are meant for all."""
+    monkeypatch.setattr(merging, "MERGE_BYTES", 50)
+    monkeypatch.setattr(vocabulary, "MAX_TERMS", 200)
+    settings = VectorizerSettings(n_features=2**6)
+    texts = generated_texts(400)
+    tables = [TermTable.of(count_texts(pa.array(texts[i::9]), settings)) for i in range(9)]
+    batch = Batch()
+    given = [batch.call("table", lambda table=table: table) for table in tables]
+    merging.merged_table(batch, given, [2_000] * 9, settings)
+    last = [call[1] for ref, call in batch.calls.items() if ref.startswith("named-")]
+    found = SerialTasks().submit(batch, last)
+    assert len(found) > 4
+    assert 100 < sum(table.terms.num_rows for table in found) <= 200
+    exact = merge(tables).buckets
+    assert pa.concat_tables(table.buckets for table in found).combine_chunks().equals(exact)
 
 
 @pytest.mark.parametrize(("partition", "n"), [(64 * MIB, 16), (16 * MIB, 64), (MIB, 500), (512 * MIB, 5)])

@@ -50,7 +50,7 @@ def _merged(batch: Batch, nodes: list[Node], vectorizer: VectorizerSettings, mos
     ranges = [
         batch.call(
             "merge", merge_within, [node.covering(part, parts) for node in nodes],
-            n * part // parts, n * (part + 1) // parts,
+            n * part // parts, n * (part + 1) // parts, parts,
         )
         for part in range(parts)
     ]  # fmt: skip
