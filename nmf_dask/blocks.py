@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nmf_dask.kernels.matrices import Csr, aligned, frozen, padded_width, zeros
 
 FAN_IN = 4  # of sums; strips that are neighbours live on one worker, so that most of the tree moves nothing
-NARROWED_ROWS = 512
+NARROWED_ROWS = 512  # that are copied at a time: they stay in the nearest caches
 T = TypeVar("T")
 
 

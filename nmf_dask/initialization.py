@@ -95,12 +95,18 @@ def _squares_of_sides(U: Floats) -> Doubles:
 
 
 class Side(NamedTuple):
-    """How W's columns come from U: which sign is kept, its factor, and what stands for zero."""
+    """How one of NNDSVD's factors comes from singular vectors; those of the leading pair are taken without signs."""
 
-    sign: Floats  # (kp,), 1 or -1; 0 for the padding
-    factor: Floats  # (kp,)
-    leading: int  # the component whose absolute values are taken
-    fill: float
+    signed: Floats  # (k,) or, with zeros for the padding, (kp,): factors, negative where that side of a vector is kept
+    fill: Floats  # of the same shape: what stands for zero
+
+    def of(self, vectors: Floats, out: Floats) -> None:
+        """Write the side of `vectors` (rows, k or kp) to `out`, which may be the same array."""
+        for low in range(0, len(vectors), TILE):
+            own = out[low : low + TILE]
+            np.multiply(vectors[low : low + TILE], self.signed, out=own)
+            own[:, 0] = np.abs(own[:, 0])
+            np.copyto(own, self.fill, where=own < ZERO)
 
 
 class KeepSide:
@@ -110,14 +116,7 @@ class KeepSide:
         return Total(0.0)
 
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Side, sums: Total) -> None:
-        fill = np.where(shared.sign != 0, np.float32(shared.fill), np.float32(0))
-        for low in range(0, stop - start, TILE):
-            w = W[low : low + TILE]
-            w[:, shared.leading] = np.abs(w[:, shared.leading])
-            np.multiply(w, shared.sign, out=w)
-            np.maximum(w, 0, out=w)
-            np.multiply(w, shared.factor, out=w)
-            np.copyto(w, fill, where=w < ZERO)
+        shared.of(W, W)
 
 
 @dataclass(frozen=True)
@@ -285,16 +284,10 @@ def _sides(sigma: Doubles, V: Floats, squares: Doubles, fill: float, kp: int) ->
         v_factor, factor = (np.nan_to_num(scale / norms[chosen]) for norms in (v_norms, u_norms))
     # The leading pair has one sign but for noise: absolute values, as in scikit-learn.
     sign[0], v_factor[0], factor[0] = 1, np.sqrt(sigma[0]), np.sqrt(sigma[0])
-    signed = (sign * v_factor).astype(np.float32)
-    HT = np.zeros((len(V), kp), np.float32)
-    for low in range(0, len(V), TILE):
-        v, h = V[low : low + TILE], HT[low : low + TILE, :k]
-        np.multiply(v, signed, out=h)
-        h[:, 0] = np.abs(h[:, 0])
-        np.copyto(h, np.float32(fill), where=h < ZERO)
+    filled, HT = np.full(k, fill, np.float32), np.zeros((len(V), kp), np.float32)
+    Side((sign * v_factor).astype(np.float32), filled).of(V, HT[:, :k])
     pad = (0, kp - k)
-    side = Side(np.pad(sign, pad).astype(np.float32), np.pad(factor, pad).astype(np.float32), 0, fill)
-    return HT, side
+    return HT, Side(np.pad((sign * factor).astype(np.float32), pad), np.pad(filled, pad))
 
 
 def start(blocks: Blocks, init: str, seed: int, mean: float) -> Floats:

@@ -12,7 +12,7 @@ from nmf_dask import vocabulary
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.pipeline import merging
 from nmf_dask.pipeline.planning import MIB, amounts, table_bytes
-from nmf_dask.tasks import Batch, SerialTasks
+from nmf_dask.tasks import Batch, Ref, SerialTasks
 from nmf_dask.text import count_texts
 from nmf_dask.vocabulary import TermTable, merge
 from tests.small_corpora import generated_texts
@@ -24,16 +24,21 @@ def labels(batch: Batch) -> Counter[str]:
     return Counter(ref.rpartition("-")[0] for ref in batch.calls)
 
 
+def tables_of(texts: list[str], n: int, settings: VectorizerSettings) -> list[TermTable]:
+    return [TermTable.of(count_texts(pa.array(texts[i::n]), settings)) for i in range(n)]
+
+
+def given(batch: Batch, tables: list[TermTable]) -> list[Ref]:
+    return [batch.call("table", lambda table=table: table) for table in tables]
+
+
 @pytest.mark.parametrize("most_bytes", [50, 5_000, 500_000])
 @pytest.mark.parametrize("n_tables", [1, 2, 9, 17])
 def test_ranges_give_the_table_of_the_whole(monkeypatch, most_bytes, n_tables):
     """Catches a bucket that two ranges hold, or none, where levels of the tree are cut into different numbers."""
     monkeypatch.setattr(merging, "MERGE_BYTES", most_bytes)
-    texts = generated_texts(340)
-    tables = [TermTable.of(count_texts(pa.array(texts[i::n_tables]), SETTINGS)) for i in range(n_tables)]
-    batch = Batch()
-    given = [batch.call("table", lambda table=table: table) for table in tables]
-    merged = merging.merged_table(batch, given, [2_000] * n_tables, SETTINGS)
+    tables, batch = tables_of(generated_texts(340), n_tables, SETTINGS), Batch()
+    merged = merging.merged_table(batch, given(batch, tables), [2_000] * n_tables, SETTINGS)
     [found] = SerialTasks().submit(batch, [merged])
     expected = merge(tables).named()
     assert found.buckets.equals(expected.buckets)
@@ -48,11 +53,8 @@ def test_ranges_keep_no_more_terms_than_one_table_would(monkeypatch):
     monkeypatch.setattr(merging, "MERGE_BYTES", 50)
     monkeypatch.setattr(vocabulary, "MAX_TERMS", 200)
     settings = VectorizerSettings(n_features=2**6)
-    texts = generated_texts(400)
-    tables = [TermTable.of(count_texts(pa.array(texts[i::9]), settings)) for i in range(9)]
-    batch = Batch()
-    given = [batch.call("table", lambda table=table: table) for table in tables]
-    merging.merged_table(batch, given, [2_000] * 9, settings)
+    tables, batch = tables_of(generated_texts(400), 9, settings), Batch()
+    merging.merged_table(batch, given(batch, tables), [2_000] * 9, settings)
     last = [call[1] for ref, call in batch.calls.items() if ref.startswith("named-")]
     found = SerialTasks().submit(batch, last)
     assert len(found) > 4
