@@ -16,7 +16,7 @@ from nmf_dask.cli.termination import LAST_SECONDS
 from nmf_dask.config import Settings
 from nmf_dask.jobfile import read_job_file, resolve
 from nmf_dask.pipeline.planning import expected_memory
-from tests.faulty_command import Driver, checkpoints
+from tests.faulty_command import Driver, checkpoints, slow_pass
 from tests.kubernetes_pods import Pod, commands, documents, expanded, of_kind, quantity, until
 from tests.servers import free_port
 from tests.small_corpora import files_of, generated_texts, wh_bytes, write_corpus
@@ -336,13 +336,13 @@ class IndexedJob:
         self.path = commands(folder / "bin", nmf_dask)
         self.pods: list[Pod] = []
 
-    def start(self, index: int) -> Pod:
+    def start(self, index: int, **more: str) -> Pod:
         """A pod of that index, of which Kubernetes sets JOB_COMPLETION_INDEX and the name in DNS."""
         fields = {"metadata.labels['batch.kubernetes.io/job-name']": self.name}
         host = f"{self.name}-0.{self.pod['subdomain']}"
         pod = Pod(
             self.pod["containers"][0], self.folder, self.path, fields=fields,
-            given={"JOB_COMPLETION_INDEX": str(index)}, replaced={host: "127.0.0.1", "8786": self.port},
+            given={"JOB_COMPLETION_INDEX": str(index)}, replaced={host: "127.0.0.1", "8786": self.port}, **more,
         )  # fmt: skip
         self.pods.append(pod)
         return pod
@@ -390,13 +390,15 @@ def test_the_indexed_job(tmp_path, corpus, job_of):
     write_job(tmp_path / "job", "cronjob.yaml", corpus, tmp_path / "m")
     job = job_of()
     grace = job.pod["terminationGracePeriodSeconds"]
-    workers = [job.start(index) for index in (1, 2)]
-    driver = job.start(0)
-    until(lambda: checkpoints(tmp_path / "m"))
+    is_slow, slow = slow_pass(tmp_path)
+    workers = [job.start(index, **slow) for index in (1, 2)]
+    driver = job.start(0, **slow)
+    until(is_slow)
     assert all(until(lambda pod=pod: answers(pod, job.pod["containers"][0])) for pod in (driver, *workers))
     assert driver.terminated(grace) == 75, driver.text()
     saved = checkpoints(tmp_path / "m")
     assert saved
+    (tmp_path / "slow").unlink()
 
     driver = job.start(0)
     until(lambda: checkpoints(tmp_path / "m")[-1:] > saved[-1:])
@@ -481,7 +483,9 @@ def test_the_dask_job(tmp_path, corpus, dask_job, empty_bucket):
     host = f"{dask_job['service']['metadata']['name']}.{NAMESPACE}.svc.cluster.local"
     pods: list[Pod] = []
 
-    def start(component: str) -> Pod:
+    is_slow, slow = slow_pass(tmp_path)
+
+    def start(component: str, **more: str) -> Pod:
         found = dask_job[component]
         spec = found["spec"] if component == "job" else found["spec"]["template"]["spec"]
         pods.append(
@@ -492,17 +496,20 @@ def test_the_dask_job(tmp_path, corpus, dask_job, empty_bucket):
                 secrets={"nmf-dask-s3": secret},
                 replaced={host: "127.0.0.1", "8786": port},
                 AWS_EC2_METADATA_DISABLED="true",
+                **more,
             )
         )
         return pods[-1]
 
     try:
-        runner, scheduler, worker = start("job"), start("scheduler"), start("worker")
-        until(lambda: _stored(bucket, "state.json"))
+        runner, scheduler, worker = start("job", **slow), start("scheduler"), start("worker", **slow)
+        until(is_slow)  # the pass after the first checkpoint: the job is not done before its scheduler dies
+        assert _stored(bucket, "state.json")
         for pod, component in ((scheduler, "scheduler"), (worker, "worker")):
             container = dask_job[component]["spec"]["template"]["spec"]["containers"][0]
             assert until(lambda pod=pod, container=container: answers(pod, container))
         scheduler.kill()
+        (tmp_path / "slow").unlink()
         worker.ended()  # for want of a scheduler; its Deployment, too, starts another
         scheduler, worker = start("scheduler"), start("worker")
         assert runner.ended(90) == 0, runner.text()

@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,8 @@ def assert_went_on(submitted: Submitted, ended: dict[str, str], undisturbed: byt
 def started_again(slurm: Slurm, number: str) -> dict[str, str]:
     """The end of a job that is in the queue again; SLURM would let it wait for two minutes."""
     slurm.until(number, lambda job: job["JobState"] == "PENDING" and job["Restarts"] == "1")
+    # What a job was given until a second is revoked for all of it: in the same one slurmd would refuse its new start.
+    time.sleep(1.1)
     slurm.control("update", f"JobId={number}", "StartTime=now", "TimeLimit=10")
     return slurm.ended(number)
 
