@@ -363,7 +363,7 @@ class Close:
 def dead_topics(factor: Factor, sums: Sums) -> tuple[int, ...]:
     """Topics of which no document or no term has any weight to speak of, the padding among them."""
     weights = np.sqrt(np.diag(sums.WtW)) if len(sums.WtW) > 1 else sums.WtW[0]
-    product = weights * factor.HT.sum(axis=0, dtype=np.float64)
+    product = weights * factor.HT.sum(axis=0)
     return tuple(np.flatnonzero(product <= 1e-12 * product.max()).tolist())
 
 

@@ -46,7 +46,7 @@ FIRST_MOMENTUM, MOMENTUM_GROWTH, LEAST_MOMENTUM = 0.5, 1.1, 0.05
 MOST_MOMENTUM = 2.0
 # A pass over this many products (nonzeros times weights) has to bring a fall of `tol` times the first error. What
 # passes cost decides how long to go on: 20 milliseconds for the seventh digit are no matter, an hour is.
-PRODUCTS_OF_TOL = 7.5e10
+PRODUCTS_OF_TOL = 2e10
 LARGE_FALL = 0.3
 SAMPLE_NONZEROS = 4_000_000  # of the fit of a sample that larger corpora begin with
 SAMPLE_PASSES = 8
