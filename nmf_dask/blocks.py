@@ -222,7 +222,7 @@ class LocalBlocks(Blocks):
         return handle
 
     def keep(self) -> None:
-        self._kept = [aligned(W) for W in self.W]
+        self._kept = list(self.parallel(aligned, self.W))
 
     def restore(self) -> None:
         self.W = self._kept

@@ -18,7 +18,7 @@ from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import Total
-from nmf_dask.kernels.matrices import Csr, zeros
+from nmf_dask.kernels.matrices import Csr, unset
 from nmf_dask.kernels.objective import TALL, Factor, Frobenius, Objective, Sums, each_tile
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
@@ -349,7 +349,7 @@ class Close:
 
     def _carried_on(self, HT: Floats, before: Floats) -> Floats:
         """H carried on, each topic at its old size, which W makes up for: H would grow with every pass, without end."""
-        carried = zeros(*HT.shape)
+        carried = unset(*HT.shape)
 
         def carry(low: int) -> tuple[Floats, Floats]:
             old, new = HT[low : low + TALL], carried[low : low + TALL]

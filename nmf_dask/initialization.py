@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import Blocks, Share, Sizes
 from nmf_dask.kernels import frobenius
-from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, zeros
+from nmf_dask.kernels.matrices import Csr, aligned, padded_width, read_only, unset, zeros
 from nmf_dask.kernels.objective import TALL, TILE, Map, cross, each_tile
 
 Floats = NDArray[np.float32]
@@ -256,7 +256,7 @@ def _cholesky_qr(Q: Floats, parallel: Map) -> tuple[Floats, float]:
 
 def _times(A: Floats, B: Floats, parallel: Map) -> Floats:
     """A B, for a tall A."""
-    product = zeros(len(A), B.shape[1])
+    product = unset(len(A), B.shape[1])
 
     def one(low: int) -> None:
         np.matmul(A[low : low + TALL], B, out=product[low : low + TALL])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.kernels import coordinate_descent, frobenius, kullback_leibler
-from nmf_dask.kernels.matrices import Csr, on_cache_line, read_only, zeros
+from nmf_dask.kernels.matrices import Csr, on_cache_line, read_only, unset, zeros
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -74,7 +74,7 @@ class Sums:
 
     def aged(self, decay: float, newer: Sums, parallel: Map = map) -> Sums:
         """These sums with less weight and newer ones with all of theirs, as a new value."""
-        XtW = zeros(*self.XtW.shape)
+        XtW = unset(*self.XtW.shape)
 
         def age(low: int) -> None:
             np.multiply(self.XtW[low : low + TILE], np.float32(decay), out=XtW[low : low + TILE])
@@ -247,7 +247,7 @@ class Frobenius(Objective):
         return 0.5 * (past.loss - 2.0 * _dot(past.XtW, factor.HT) + float(np.sum(past.WtW * factor.gram)))
 
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
-        HT, S = zeros(*factor.HT.shape), read_only(sums.WtW, np.float32)
+        HT, S = unset(*factor.HT.shape), read_only(sums.WtW, np.float32)
         l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
 
         def solve(low: int) -> None:
@@ -334,7 +334,7 @@ class KullbackLeibler(Objective):
     def update(self, factor: Factor, sums: Sums, sweeps: int, parallel: Map = map) -> Factor:
         l1, l2 = self.penalties.l1_H * sums.n_rows, self.penalties.l2_H * sums.n_rows
         w_sums = sums.WtW[0].astype(np.float32) + np.float32(l1)
-        HT = zeros(*factor.HT.shape)
+        HT = unset(*factor.HT.shape)
 
         def divide(low: int) -> None:
             numerators, old = sums.XtW[low : low + TILE], factor.HT[low : low + TILE]
