@@ -385,6 +385,12 @@ def _idf(
     return np.log((n_documents + smooth) / (document_frequency + float(smooth))) + 1.0
 
 
+def _numbers_of(counts: NDArray[Any]) -> NDArray[Any]:
+    """Counts as the kernel takes them: bytes, or four of them, which are those of a float32 where it was given."""
+    kind = np.uint8 if counts.dtype == np.uint8 else np.int32
+    return read_only(counts.view(kind), kind)
+
+
 def weigh(
     counts: Counts,
     vocabulary: Vocabulary,
@@ -402,7 +408,7 @@ def weigh(
     indptr, indices, data = weighed_rows(
         read_only(counts.indptr, np.int64),
         read_only(counts.indices, np.int32),
-        read_only(counts.counts.view(np.int32), np.int32),
+        _numbers_of(counts.counts),
         read_only(rows, np.int64),
         read_only(columns, np.int32),
         read_only(vocabulary.idf, np.float64),

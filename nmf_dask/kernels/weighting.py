@@ -106,7 +106,7 @@ def weigh_row(
 def weighed_rows(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
-    counts: NDArray[np.int32],
+    counts: NDArray[np.uint8] | NDArray[np.int32],
     order: NDArray[np.int64],
     columns: NDArray[np.int32],
     idf: NDArray[np.float64],

@@ -27,7 +27,8 @@ class Counts:
 
     indptr: NDArray[np.int64]  # (n_documents + 1,)
     indices: NDArray[np.int32]  # (nnz,)
-    counts: NDArray[np.int32] | NDArray[np.float32]  # (nnz,); those that are given are float32
+    # (nnz,): as few bytes as the largest needs, in nearly all partitions one; those that are given are float32.
+    counts: NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]
     buckets: NDArray[np.int32]  # (b,) ascending, 0 <= bucket < n_features
     terms: pa.Table
     n_invalid: int  # documents of invalid UTF-8, whose bad bytes were counted as U+FFFD
@@ -88,7 +89,12 @@ def counts_by_bucket(
     terms = term_strings(*gathered(order, places, arena))
     frequency = of_terms[::2][order]
     table = pa.table({"bucket": ascending, "term": terms, "document_frequency": frequency})
-    return Counts(indptr, indices[:nnz], counts[:nnz], buckets, table, n_invalid, statistics)
+    return Counts(indptr, indices[:nnz], narrowed(counts[:nnz]), buckets, table, n_invalid, statistics)
+
+
+def narrowed(counts: NDArray[np.int32]) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """The counts in a byte each, where all of them fit."""
+    return counts.astype(np.uint8) if counts.max(initial=0) < 2**8 else counts
 
 
 def bucket_of(hashes: NDArray[np.int64], n_features: int) -> NDArray[np.int32]:
