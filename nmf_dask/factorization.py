@@ -93,16 +93,12 @@ class Solve:
 
 
 class Outcome(NamedTuple):
-    """What a pass leaves: H, the factor that the next pass meets rows with, the divergence, topics nobody has.
-
-    And, after a pass of Frobenius, Wᵀ W of its rows (kp, kp), those of late rounds with more weight.
-    """
+    """What a pass leaves: H, the factor that the next pass meets rows with, the divergence, topics nobody has."""
 
     HT: Floats
     factor: Factor  # of H, or of H carried on along its last step
     divergence: float
     dead: tuple[int, ...]
-    WtW: Doubles | None = None
 
 
 @dataclass(frozen=True)
@@ -320,8 +316,7 @@ class Turn:
         """What the last round leaves of the pass."""
         factor, history, divergence = carry
         dead = dead_topics(factor, history) if history is not None else ()
-        WtW = history.WtW if history is not None else None
-        return Outcome(factor.HT, factor._replace(reset=None), divergence, dead, WtW)
+        return Outcome(factor.HT, factor._replace(reset=None), divergence, dead)
 
 
 @dataclass(frozen=True)
@@ -345,7 +340,7 @@ class Close:
         if self.momentum > 0:
             HT = self._carried_on(updated.HT, before.HT)
             carried = self.objective.factor(HT, self.parallel)
-        return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums), sums.WtW)
+        return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums))
 
     def _carried_on(self, HT: Floats, before: Floats) -> Floats:
         """H carried on, each topic at its old size, which W makes up for: H would grow with every pass, without end."""
