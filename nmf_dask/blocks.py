@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -207,7 +207,7 @@ class LocalBlocks(Blocks):
             visit_strip(step, self.blocks, self.strips[i], share, self.W[i], shared, sums)
             return sums
 
-        return add_tree(list(self.parallel(one, range(len(self.strips)))), add_all)
+        return add_tree(list(self._each(one, range(len(self.strips)))), add_all)
 
     def keep_topics(self, topics: Sequence[int]) -> None:
         """Keep these columns of W alone, in their order; they stay in its memory."""
@@ -233,6 +233,18 @@ class LocalBlocks(Blocks):
 
     @property
     def parallel(self) -> Callable[..., Any]:
+        return self._shared_out if self._pool is not None else map
+
+    def _shared_out(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """`map` over many small items, as many to each thread: to hand one over takes as long as some do."""
+        items = list(items)
+        share = -(-len(items) // self.threads)
+        shares = [items[low : low + share] for low in range(0, len(items), share or 1)]
+        return itertools.chain.from_iterable(self._each(lambda own: [function(item) for item in own], shares))
+
+    @property
+    def _each(self) -> Callable[..., Any]:
+        """A map over large items, which threads take as they come to them."""
         return self._pool.map if self._pool is not None else map
 
 
