@@ -64,6 +64,18 @@ def test_every_entry_is_scikit_learns(n_features, use_idf, smooth_idf, sublinear
     assert_same_entries(X, sklearn_matrix(TEXTS, vocabulary, settings))
 
 
+@pytest.mark.parametrize("most", [255, 256, 70_000])
+def test_a_count_that_a_byte_does_not_hold(most):
+    """Catches one that wraps around: 256 would be none, and the document of the other word alone."""
+    texts = ["often " * most + "rarely", "rarely often"]
+    settings = VectorizerSettings(min_df=1, max_df=1.0, norm=None)
+    counts = count_texts(pa.array(texts), settings)
+    assert counts.counts.max() == most
+    assert counts.counts.dtype == (np.uint8 if most == 255 else np.int32)
+    vocabulary = select(TermTable.of(counts), settings)
+    assert_same_entries(weigh(counts, vocabulary, settings), sklearn_matrix(texts, vocabulary, settings))
+
+
 @pytest.mark.parametrize("n_partitions", [1, 2, 7])
 def test_a_partition_weighs_by_the_numbers_of_the_whole_corpus(n_partitions):
     settings = VectorizerSettings(min_df=2, max_df=1.0)
