@@ -213,7 +213,7 @@ class LocalBlocks(Blocks):
         """Keep these columns of W alone, in their order; they stay in its memory."""
         self.sizes = self.sizes._replace(n_components=len(topics))
         narrowed = partial(_narrowed, topics=topics, width=self.sizes.kp)
-        self.W = list(self.parallel(narrowed, self.W))
+        self.W = list(self._each(narrowed, self.W))
 
     def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
@@ -222,7 +222,7 @@ class LocalBlocks(Blocks):
         return handle
 
     def keep(self) -> None:
-        self._kept = list(self.parallel(aligned, self.W))
+        self._kept = list(self._each(aligned, self.W))
 
     def restore(self) -> None:
         self.W = self._kept

@@ -20,6 +20,7 @@ from nmf_dask.errors import InputDataError
 from nmf_dask.folding import Folding
 from nmf_dask.kernels.matrices import read_only
 from nmf_dask.text import Counts, Occurrences, count_texts, occurrences
+from nmf_dask.text.counts import narrowed
 from nmf_dask.vocabulary import weigh
 
 Doubles = NDArray[np.float64]
@@ -185,7 +186,7 @@ def _kept(counts: Counts, numbers: NDArray[np.int32]) -> Counts:
     return Counts(
         indptr.astype(np.int64),
         counts.indices[some],
-        numbers[some],
+        narrowed(numbers[some]),
         counts.buckets,
         counts.terms,
         counts.n_invalid,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmf_dask.config import ModelSettings
-from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only, zeros
+from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only, unset, zeros
 from nmf_dask.kernels.objective import Penalties
 from nmf_dask.schedule import objective_of
 
@@ -78,7 +78,7 @@ class FixedH:
             values = X.data[X.indptr[low] : X.indptr[high]].astype(np.float64)
             w = on_cache_line(W[low:high])
             if self.beta_loss == "frobenius":
-                C = zeros(*w.shape)
+                C = unset(*w.shape)
                 frobenius.multiply_HT(X.indptr, X.indices, X.data, low, high, HT, C)
                 wide = w.astype(np.float64)
                 size += 0.5 * float(values @ values)

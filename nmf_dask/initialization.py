@@ -66,7 +66,7 @@ class Project:
     def __call__(self, X: Csr, start: int, stop: int, W: Floats, shared: Floats, sums: Total) -> None:
         if sums.value is None:
             sums.value = zeros(*shared.shape)
-        Y = zeros(TILE, shared.shape[1])
+        Y = unset(TILE, shared.shape[1])
         for low in range(start, stop, TILE):
             high = min(stop, low + TILE)
             y = Y[: high - low]
@@ -159,9 +159,9 @@ def nndsvd_start(blocks: Blocks, seed: int, mean: float, fill_zeros: bool) -> Fl
     """NNDSVD, or NNDSVDa with `fill_zeros` (zeros become `mean`, the mean of X). Starts W, returns H (m, kp)."""
     k, kp = blocks.sizes.n_components, blocks.sizes.kp
     sigma, V = _singular_vectors(blocks, seed)
-    U_map = np.zeros((len(V), kp), np.float32)
+    U_map = zeros(len(V), kp)
     U_map[:, :k] = V / np.where(sigma > 0, sigma, np.inf)
-    squares = blocks.fetch(blocks.visit(SquaredSides(), read_only(aligned(U_map), np.float32))).value[:, :k]
+    squares = blocks.fetch(blocks.visit(SquaredSides(), read_only(U_map, np.float32))).value[:, :k]
     fill = mean if fill_zeros else 0.0
     HT, side = _sides(sigma, V, squares, fill, kp)
     blocks.fetch(blocks.visit(KeepSide(), side))

@@ -34,8 +34,8 @@ GENTLE_PASSES = 5
 MORE_TOPICS = 0.5
 # Shares of the topics beyond those asked for that are still there in the passes after the first ones. On 48,000
 # abstracts fits end at 210.341 in the mean (30 seeds) with two such passes and with three, and topics gain a little of
-# each: NPMI (20 seeds) .1403 with two, .1409 with three, .1418 with six, NMI .3067, .3088 and .3092. Where all go at
-# once, the first pass after them is at 210.487 in place of 210.415.
+# each (20 seeds, when what goes was read off decaying sums): NPMI .1403 with two, .1411 with three, .1418 with six, NMI
+# .3067, .3087 and .3092. Where all go at once, the first pass after them is at 210.487 in place of 210.415.
 LEAVING = (0.75, 0.5, 0.25)
 ONE_TASK_BYTES = 256 * 2**20
 # Each costs an update of H. Ten seeds on 48,000 abstracts, k=50: 210.335 in the median with 10 rounds and with 20.

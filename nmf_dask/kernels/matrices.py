@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -46,17 +47,19 @@ def padded_width(n_components: int) -> int:
 
 def zeros(*shape: int) -> NDArray[np.float32]:
     """A float32 array of zeros that begins on a cache line: with NumPy's own, every second load would cross one."""
-    return _on_line(np.zeros(math.prod(shape) + 16, np.float32), shape)
+    return _on_line(np.zeros, shape)
 
 
 def unset(*shape: int) -> NDArray[np.float32]:
     """As `zeros`, of whatever memory holds: what is to be written as a whole needs no pass of zeros first."""
-    return _on_line(np.empty(math.prod(shape) + 16, np.float32), shape)
+    return _on_line(np.empty, shape)
 
 
-def _on_line(buffer: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _on_line(make: Callable[..., NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    n = math.prod(shape)
+    buffer = make(n + 16, np.float32)
     first = -(buffer.ctypes.data // 4) % 16
-    return buffer[first : first + math.prod(shape)].reshape(shape)
+    return buffer[first : first + n].reshape(shape)
 
 
 def aligned(array: NDArray[Any]) -> NDArray[np.float32]:

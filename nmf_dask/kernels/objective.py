@@ -209,7 +209,7 @@ class Frobenius(Objective):
     ) -> Iterable[tuple[int, Floats]]:
         """Tiles of W after their sweeps, each with the row of X that it starts at."""
         _reset(W, factor)
-        C, G = zeros(TILE, W.shape[1]), read_only(factor.gram, np.float32)
+        C, G = unset(TILE, W.shape[1]), read_only(factor.gram, np.float32)
         for low in range(start, stop, TILE):
             high = min(stop, low + TILE)
             w, c = W[low - start : high - start], C[: high - low]
