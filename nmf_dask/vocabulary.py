@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import Csr, read_only
 from nmf_dask.kernels.merging import ascending_terms, merge_runs
+from nmf_dask.kernels.ordering import stable_order
 from nmf_dask.kernels.weighting import NORMS, expected_bins, weighed_rows
 from nmf_dask.text.counts import term_strings
 
@@ -138,8 +139,7 @@ def _summed_buckets(buckets: pa.Table) -> pa.Table:
     bucket, *numbers = (column.to_numpy() for column in buckets.columns)
     if len(bucket) == 0:
         return buckets
-    # A few ascending runs, which a stable sort merges: five times as fast as Arrow's groups.
-    order = np.argsort(bucket, kind="stable")
+    order = stable_order(bucket)
     ascending = bucket[order]
     starts = _group_starts(ascending)
     return _bucket_table([ascending[starts], *(np.add.reduceat(column[order], starts) for column in numbers)])
@@ -187,7 +187,8 @@ def _bounded(terms: pa.Table, most: int) -> pa.Table:
 
 
 def _group_starts(ascending: NDArray[np.int32]) -> NDArray[np.int64]:
-    return np.flatnonzero(np.diff(ascending, prepend=-1)).astype(np.int64)
+    # Of truths: NumPy takes four times as long to find numbers that are not zero.
+    return np.flatnonzero(np.diff(ascending, prepend=-1) != 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +291,8 @@ def select(table: TermTable, settings: VectorizerSettings) -> Vocabulary:
         numbers = (total_count[chosen], document_frequency[chosen])
         largest = _largest(settings.max_features, numbers, table.terms["term"], named)
         chosen, named = chosen[largest], named[largest]
-    by_frequency = np.lexsort((bucket[chosen], -total_count[chosen], -document_frequency[chosen]))
+    by_total = _descending(total_count[chosen])  # and, as `chosen` is, by bucket
+    by_frequency = by_total[_descending(document_frequency[chosen[by_total]])]
     chosen, named = chosen[by_frequency], named[by_frequency]
     df = document_frequency[chosen]
     names = table.terms.take(pa.array(named)).combine_chunks()
@@ -310,7 +312,7 @@ def _largest(
     terms: pa.ChunkedArray,
     named: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Positions of the n largest by the first numbers, of equals by the second, then by the terms in rows `named`.
+    """Positions, ascending, of the n largest: by the first numbers, equals by the second, then by the terms `named`.
 
     Only what is equal to the n-th is looked at again: to sort all of them took a fifth of counting them.
     """
@@ -323,7 +325,14 @@ def _largest(
         left = left[own == least]
     if n < len(left):
         left = left[pc.sort_indices(terms.take(pa.array(named[left]))).to_numpy()[:n]]
-    return np.concatenate([*surely, left])
+    return np.sort(np.concatenate([*surely, left]))
+
+
+def _descending(numbers: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.int64]:
+    """The order of numbers from the largest on; equal ones stay in theirs."""
+    if numbers.dtype == np.float64:
+        return np.argsort(-numbers, kind="stable")
+    return stable_order(numbers.max() - numbers)
 
 
 def _document_range(n_documents: int, settings: VectorizerSettings) -> tuple[float, float]:

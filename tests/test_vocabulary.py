@@ -1,5 +1,6 @@
 import pickle
 from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from zlib import crc32
@@ -216,6 +217,23 @@ def test_ties_of_max_features_go_by_document_frequency_then_by_the_terms_bytes()
     ]
     # Columns: document frequency, then total count, then bucket.
     assert chosen[-1] == ["most", "é", "z", "y", "x"]
+
+
+@hypothesis_settings(deadline=None)
+@given(documents_strategy, st.integers(1, 12), st.booleans())
+def test_columns_go_by_document_frequency_then_by_total_count_then_by_bucket(documents, most, given_numbers):
+    """Catches an order that is not stable, and features that are numbered as they were picked."""
+    table = TermTable.of(counts_of(documents, in_buckets(64)))
+    if given_numbers:  # fractions, whose order whole numbers lose
+        halves = table.buckets["total_count"].to_numpy() / 2
+        table = replace(table, buckets=table.buckets.set_column(2, "total_count", pa.array(halves)))
+    if table.buckets.num_rows == 0:
+        return
+    chosen = select(table, VectorizerSettings(min_df=1, max_df=1.0, max_features=most)).bucket.tolist()
+    rows = {row["bucket"]: row for row in table.buckets.to_pylist()}
+    by_numbers = sorted(chosen, key=lambda b: (-rows[b]["document_frequency"], -rows[b]["total_count"], b))
+    assert chosen == by_numbers
+    assert len(chosen) == min(most, len(rows))
 
 
 def test_use_idf_false_weighs_every_column_by_one():
