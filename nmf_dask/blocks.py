@@ -137,6 +137,10 @@ class Blocks(ABC):
     def apply(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function` of fetched or unfetched values."""
 
+    def outcome(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As `apply`, for what a pass ends with: all that comes later goes on from it."""
+        return self.apply(function, *arguments)
+
     @abstractmethod
     def fetch(self, handle: Any) -> Any:
         """The value behind a handle."""

@@ -199,13 +199,13 @@ class Fit:
         for part in range(plan.rounds):
             sums = blocks.visit(step, blocks.apply(_first, carry), Share(part, plan.rounds))
             carry = blocks.apply(turn, carry, sums)
-        return blocks.apply(turn.outcome, carry)
+        return blocks.outcome(turn.outcome, carry)
 
     def _whole_pass(self, blocks: Blocks, plan: PassPlan, state: FitState, momentum: float) -> Any:
         """All rows, then H, which is carried on along its last step."""
         sums = blocks.visit(Visit(self.objective, plan.w_sweeps), blocks.apply(factor_of, state.outcome))
         close = Close(self.objective, plan.h_sweeps, momentum, blocks.parallel)
-        return blocks.apply(close, state.outcome, sums, state.past)
+        return blocks.outcome(close, state.outcome, sums, state.past)
 
     def _reseeded(self, blocks: Blocks, state: FitState, dead: tuple[int, ...]) -> FitState:
         """Give dead topics weights to start from again, unless penalties or too little data want them dead."""

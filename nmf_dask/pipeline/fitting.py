@@ -20,7 +20,7 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.continuation import Earlier, arrays_of, go_on, going_on, sums_of
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import start
-from nmf_dask.kernels.matrices import Csr, frozen, on_cache_line, read_only, rows_between
+from nmf_dask.kernels.matrices import Csr, aligned, frozen, read_only, rows_between
 from nmf_dask.kernels.objective import Factor, Sums
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import (
@@ -219,10 +219,11 @@ def save_outcome(file: Folder, outcome: Outcome) -> None:
 
 def load_outcome(file: Folder) -> Outcome:
     """A task: the outcome that `save_outcome` saved; its divergence is in the state's rows."""
-    arrays = {name: array.copy() for name, array in read_arrays(file).items()}
+    arrays = read_arrays(file)
     if "gram" not in arrays:
         raise StageDamaged(f"{file} was written by an earlier version")
-    carried = read_only(on_cache_line(arrays["carried"]), np.float32)
+    carried = read_only(aligned(arrays.pop("carried")), np.float32)
+    arrays = {name: array.copy() for name, array in arrays.items()}
     return Outcome(arrays["HT"], Factor(carried, arrays["gram"], arrays.get("reset")), math.inf, ())
 
 
@@ -381,7 +382,10 @@ class ManyTasks(Fitting):
             passes / f"H-{uuid.uuid4().hex[:12]}-{number:05d}.arrow" for number in itertools.count()
         )
         self._fit = replace(problem.fit, first=()) if not is_plain(problem.model) else problem.fit
-        self._blocks = TaskBlocks(tasks, problem.blocks, problem.sizes, problem.strips, [])
+        self._saving: tuple[Any, Folder, Any] | None = None  # an outcome, its file, the handle of the writing
+        self._blocks = TaskBlocks(
+            tasks, problem.blocks, problem.sizes, problem.strips, [], self._begin_saving
+        )
 
     def begin(self) -> None:
         self._blocks.W = [None] * len(self._blocks.strips)
@@ -436,7 +440,7 @@ class ManyTasks(Fitting):
         except BaseException as error:
             # What a job that is stopped in a pass saves is what it had before. Nobody wants what is being computed any
             # more, and saving need not wait for it.
-            self._blocks.W = before
+            self._blocks.W, self._saving = before, None
             let_go(error)
             raise
 
@@ -446,9 +450,21 @@ class ManyTasks(Fitting):
         H comes from all strips. Were it not for the file, a worker that dies with it would have all of them visited
         again, in every pass since the last checkpoint; so those are that had their W on that worker.
         """
-        file = next(self._files)
-        self.tasks.fetch(self.tasks.call("keep", save_outcome, file, outcome))
+        begun, self._saving = self._saving, None
+        if begun is None or begun[0] is not outcome:
+            begun = self._save(outcome)
+        _, file, saved = begun
+        self.tasks.fetch(saved)
         return self.tasks.call("kept", load_outcome, file)
+
+    def _save(self, outcome: Any) -> tuple[Any, Folder, Any]:
+        """What `_saving` holds."""
+        file = next(self._files)
+        return outcome, file, self.tasks.call("keep", save_outcome, file, outcome)
+
+    def _begin_saving(self, outcome: Any) -> None:
+        """Write the file of `_rooted` while the driver looks at the pass's loss."""
+        self._saving = self._save(outcome)
 
     def saving(self, folder: Folder) -> list[tuple[Any, ...]]:
         files = [(save_weights, _strip_file(folder, i), W) for i, W in enumerate(self._blocks.W)]
