@@ -46,6 +46,9 @@ def connected(
     if report is not None:
         performance_report.check(report)
     quiet: dict[str, Any] = {
+        # How late the event loop is. Dask looks fifty times a second, in the scheduler and in each worker: half of what
+        # its thread takes from those that compute.
+        "distributed.admin.tick.interval": "1s",
         "distributed.admin.tick.limit": "20s",
         "distributed.comm.timeouts.connect": f"{existing.CONNECT_SECONDS}s",
     }
