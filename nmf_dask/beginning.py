@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from nmf_dask.blocks import LocalBlocks, Sizes
 from nmf_dask.config import ModelSettings
-from nmf_dask.factorization import Fit, FitState
+from nmf_dask.factorization import Fit, FitState, Outcome
 from nmf_dask.initialization import pad_H, start
-from nmf_dask.kernels.objective import Factor, cross
+from nmf_dask.kernels.objective import cross
 from nmf_dask.schedule import WidePasses, first_components, wide_passes
 
 Doubles = NDArray[np.float64]
@@ -41,29 +41,32 @@ def begin(blocks: LocalBlocks, model: ModelSettings, total: float) -> FitState:
     with LocalBlocks.of(blocks.blocks, sizes, blocks.strips, blocks.threads) as wide:
         HT = start(wide, model.init, model.random_state, mean)
         for stage, n_left in zip(stages, left, strict=True):
-            factor = _passed(wide, model, stage, scale, HT)
-            kept = _strongest_of(wide, factor, n_left)
+            outcome = _passed(wide, model, stage, scale, HT)
+            kept = _strongest_of(wide, outcome, n_left)
             wide.keep_topics(kept)
-            HT = pad_H(factor.HT[:, kept].T)
+            HT = pad_H(outcome.HT[:, kept].T)
     blocks.W = wide.W
     return fit.begin(HT)
 
 
-def _passed(blocks: LocalBlocks, model: ModelSettings, stage: WidePasses, scale: float, HT: Floats) -> Factor:
-    """H after the passes of a stage; `blocks` hold its W."""
+def _passed(
+    blocks: LocalBlocks, model: ModelSettings, stage: WidePasses, scale: float, HT: Floats
+) -> Outcome:
+    """What the passes of a stage leave; `blocks` hold its W."""
     settings = {"n_components": stage.n_components, "max_iter": len(stage.passes), "tol": 0.0}
     fit = replace(Fit.of(blocks.sizes, model.model_copy(update=settings), scale), first=stage.passes)
     state = fit.begin(HT)
     while state.stop_reason is None:
         state = fit.advance(blocks, state)
-    passed: Factor = state.outcome.factor  # not carried on along its step: these are first passes
+    passed: Outcome = state.outcome  # not carried on along its step: these are first passes
     return passed
 
 
-def _strongest_of(blocks: LocalBlocks, factor: Factor, n: int) -> list[int]:
-    k = blocks.sizes.n_components
-    S = np.sum([cross(W, W, blocks.parallel) for W in blocks.W], axis=0)
-    return strongest(S[:k, :k], factor.gram[:k, :k], n)
+def _strongest_of(blocks: LocalBlocks, outcome: Outcome, n: int) -> list[int]:
+    k, S = blocks.sizes.n_components, outcome.WtW
+    if S is None:  # rounds' sums decay
+        S = np.sum([cross(W, W, blocks.parallel) for W in blocks.W], axis=0)
+    return strongest(S[:k, :k], outcome.factor.gram[:k, :k], n)
 
 
 def strongest(S: Doubles, G: Doubles, n: int) -> list[int]:

@@ -99,6 +99,7 @@ class Outcome(NamedTuple):
     factor: Factor  # of H, or of H carried on along its last step
     divergence: float
     dead: tuple[int, ...]
+    WtW: Doubles | None = None  # of the W that it leaves, as `Sums` have it, where that is known
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,7 @@ class Close:
         if self.momentum > 0:
             HT = self._carried_on(updated.HT, before.HT)
             carried = self.objective.factor(HT, self.parallel)
-        return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums))
+        return Outcome(updated.HT, carried, divergence, dead_topics(updated, sums), own.WtW)
 
     def _carried_on(self, HT: Floats, before: Floats) -> Floats:
         """H carried on, each topic at its old size, which W makes up for: H would grow with every pass, without end."""
