@@ -56,13 +56,12 @@ def connected(
     worker_log.addFilter(_is_news)
     if report is None:  # which is made of what the logs hold
         quiet.update(SHORT_LOGS)
-    is_own = settings.scheduler is None
-    if is_own:
+    if settings.is_own:
         quiet.update(own.configuration(settings))
     # Workers in processes of their own have it from `Ready`; here the caller gets its threads back afterwards.
     blas = threadpool_limits(1, user_api="blas") if settings.in_process else nullcontext()
     with dask.config.set(quiet), blas:
-        client = own.start(settings, spill) if is_own else existing.connect(settings)
+        client = own.start(settings, spill) if settings.is_own else existing.connect(settings)
         try:
             _wait_for_workers(client, settings)
             cluster = _described(client, settings)
@@ -72,7 +71,7 @@ def connected(
             finally:
                 cluster.close()
         finally:
-            _close(client, is_own)
+            _close(client, settings.is_own)
             worker_log.removeFilter(_is_news)
 
 
@@ -83,7 +82,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _wait_for_workers(client: Client, settings: ClusterSettings) -> None:
     """Until as many as are asked for are there, one where nobody says."""
-    if settings.scheduler is None:
+    if settings.is_own:
         n_workers, where = settings.shape()[0], "on this machine"
     else:
         n_workers, where = settings.workers or 1, f"at {settings.scheduler}"
@@ -105,7 +104,7 @@ def _wait_for_workers(client: Client, settings: ClusterSettings) -> None:
 
 def _described(client: Client, settings: ClusterSettings) -> DaskCluster:
     if not settings.in_process:
-        make_ready(client, own=settings.scheduler is None)
+        make_ready(client, own=settings.is_own)
     info = client.scheduler_info(n_workers=-1)["workers"]
     threads = min((int(worker["nthreads"]) for worker in info.values()), default=1)
     limits = [int(worker["memory_limit"]) for worker in info.values() if worker["memory_limit"]]

@@ -287,9 +287,14 @@ class ClusterSettings(Section):
     )
 
     @property
+    def is_own(self) -> bool:
+        """Whether the job starts its workers itself."""
+        return self.scheduler is None
+
+    @property
     def in_process(self) -> bool:
         """Whether the workers are threads of this process."""
-        return self.scheduler is None and self.workers is None
+        return self.is_own and self.workers is None
 
     def shape(self) -> tuple[int, int]:
         """Workers of a cluster of its own (one: this process), and threads of each."""
@@ -306,7 +311,7 @@ class ClusterSettings(Section):
         # A running cluster has its shape already: to take the key and ignore it would be a false promise.
         shape = ("threads_per_worker", "memory_limit")
         given = tuple(key for key in shape if getattr(self, key) is not None)
-        if self.scheduler is not None and given:
+        if given and not self.is_own:
             refuse(
                 ("scheduler", *given),
                 f'the workers run already, as they are; leave out {" and ".join(given)}, or set "none"',
@@ -316,7 +321,7 @@ class ClusterSettings(Section):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> ClusterSettings:
         given = tuple(key for key in ("tls_ca", "tls_cert", "tls_key") if getattr(self, key) is not None)
-        if given and self.scheduler is None:
+        if given and self.is_own:
             refuse(
                 ("scheduler", *given), "a cluster of its own stays on this machine; TLS is for --scheduler"
             )

@@ -214,8 +214,7 @@ def evaluate(settings: Settings, observer: Observer | None = None) -> EvaluateRe
     started = time.perf_counter()
     observer.stage("plan")
     ready = _ready(settings)
-    if settings.cluster.scheduler is None:
-        check_memory(_planned(settings, ready))
+    check_memory(settings.cluster, _planned(settings, ready))
 
     with connected(settings, small=True) as cluster:
         facts, evidence = _run(settings, ready, cluster, observer)
@@ -390,8 +389,7 @@ def plan_evaluate(settings: Settings) -> EvaluatePlan:
     Raises what `evaluate` raises for bad input, and ConfigurationError where the job cannot fit the memory.
     """
     planned = _planned(settings, _ready(settings))
-    if settings.cluster.scheduler is None:
-        check_memory(planned)
+    check_memory(settings.cluster, planned)
     return planned
 
 

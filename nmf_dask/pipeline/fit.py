@@ -116,8 +116,7 @@ def fit(settings: Settings, observer: Observer | None = None, since: float | Non
     run = model_folder.run(run_id(settings, corpus.fingerprint))
     if run.is_committed():
         return finished_before(run, observer)
-    if settings.cluster.scheduler is None:
-        check_memory(planned_of(settings, corpus))
+    check_memory(settings.cluster, planned_of(settings, corpus))
     with model_folder.lock() as lock:
         if run.is_committed():  # by another process, just before it gave the lock away
             return finished_before(run, observer)
@@ -222,7 +221,7 @@ class Job:
     def _warn_of_paused(self, cluster: Cluster) -> None:
         """Own workers are told not to pause for what they are themselves; others are as whoever started them says."""
         limit = cluster.memory_limit
-        if self.settings.cluster.scheduler is not None and 0 < limit * PAUSED_SHARE < BARE_WORKER_BYTES:
+        if not self.settings.cluster.is_own and 0 < limit * PAUSED_SHARE < BARE_WORKER_BYTES:
             self.observer.warn(
                 f"a worker may use {limit / 2**20:,.0f} MiB, and Dask pauses it at 80 % of that, which is less than it "
                 "takes with nothing to do: give workers 512 MiB at least, or start them with "
@@ -252,8 +251,7 @@ class Job:
             corpus = ingested(raw, self.stage.documents, names, tasks, advance)
             self.observer.named(self.run.run_id, corpus.n_rows)
         self._check_documents(corpus)
-        if self.settings.cluster.scheduler is None:
-            check_memory(planned_of(self.settings, corpus))
+        check_memory(self.settings.cluster, planned_of(self.settings, corpus))
         self.corpus = self.account.corpus = corpus
 
     def _check_documents(self, corpus: Corpus) -> None:

@@ -74,8 +74,7 @@ def select(settings: Settings, observer: Observer | None = None, since: float | 
     if earlier is not None and not settings.select.commit:
         observer.inform(f"selection {run.run_id} has finished before; nothing to do")
         return _result(run, earlier, True)
-    if settings.cluster.scheduler is None:
-        check_memory(_planned(settings, corpus))
+    check_memory(settings.cluster, _planned(settings, corpus))
     with folder.lock() as lock:
         job = Selecting(settings, corpus, run, observer, lock, started)
         told = earlier or job.found()
@@ -293,8 +292,7 @@ def plan_select(settings: Settings) -> SelectPlan:
     corpus = opened(settings)
     ModelFolder(settings.output.output or "").check_usable()
     planned = _planned(settings, corpus)
-    if settings.cluster.scheduler is None:
-        check_memory(planned)
+    check_memory(settings.cluster, planned)
     return planned
 
 

@@ -19,7 +19,7 @@ def expected_spill(settings: Settings, n_rows: int) -> int:
     cluster = settings.cluster
     W = W_ON_DISK * n_rows * padded_width(settings.model.n_components) * 4
     held = (cluster.workers or 1) * held_bytes(cluster.worker_bytes())
-    return W if cluster.scheduler is None and held < W else 0
+    return W if cluster.is_own and held < W else 0
 
 
 def spill_place(settings: Settings, run_id: str) -> str:
@@ -34,7 +34,7 @@ def spill_folder(settings: Settings, run_id: str) -> str | None:
     Raises InputDataError and RetryableError where it cannot be made.
     """
     folder = _own(settings, run_id)
-    if folder is None or settings.cluster.scheduler is not None:
+    if folder is None or not settings.cluster.is_own:
         return None
     folder.delete()
     folder.make()

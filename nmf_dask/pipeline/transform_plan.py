@@ -213,8 +213,7 @@ def plan_transform(settings: Settings, elsewhere: Elsewhere = frozenset()) -> Tr
     Raises what `transform` raises for bad input, and ConfigurationError where the job cannot fit the memory.
     """
     planned = planned_of(settings, prepared(settings, elsewhere))
-    if settings.cluster.scheduler is None:
-        check_memory(planned)
+    check_memory(settings.cluster, planned)
     return planned
 
 

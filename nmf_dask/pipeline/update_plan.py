@@ -234,8 +234,7 @@ def plan_update(settings: Settings) -> UpdatePlan:
     Raises what `update` raises for bad input, and ConfigurationError where the job cannot fit the memory.
     """
     planned = update_planned_of(prepared(settings))
-    if settings.cluster.scheduler is None:
-        check_memory(planned)
+    check_memory(settings.cluster, planned)
     return planned
 
 
