@@ -10,7 +10,7 @@ from functools import partial
 from multiprocessing import active_children
 from typing import Any
 
-from distributed import Client, LocalCluster, Nanny, Worker
+from distributed import Client, LocalCluster, Nanny, Scheduler, SchedulerPlugin, Worker
 from distributed.spans import SpansSchedulerExtension
 from tornado.ioloop import PeriodicCallback
 
@@ -28,6 +28,9 @@ LOOK_SECONDS = 0.1  # between two looks at a cluster that is being started
 CLOSE_SECONDS = 2.0
 # After which a nanny starts another: Dask looks as often, so that it takes twice as long at most. Its own is 5 minutes.
 WORKER_SILENT = "2 minutes"
+# That a stream of messages waits for more of them. Dask's wait 2 to 10 milliseconds: on one machine that is most of the
+# time between a task and the one that follows it.
+SEND_SECONDS = 0.0005
 
 
 def start(settings: ClusterSettings, spill: str | None) -> Client:
@@ -55,12 +58,21 @@ def start(settings: ClusterSettings, spill: str | None) -> Client:
             f"the job's own workers did not start ({error.__cause__ or error}): the machine may be busy, or short of "
             "memory, disk or processes. Run the same command again, or ask for fewer (--workers)"
         ) from error
-    cluster.scheduler.extensions["spans"] = NoSpans(cluster.scheduler)
+    scheduler = cluster.scheduler
+    scheduler.extensions["spans"] = NoSpans(scheduler)
     try:
-        return Client(cluster)
+        client = Client(cluster)
     except BaseException:
         quietly(cluster.close)
         raise
+    scheduler.add_plugin(SendSoon())
+    for stream in (
+        client.scheduler_comm,
+        scheduler.client_comms[client.id],
+        *scheduler.stream_comms.values(),
+    ):
+        stream.interval = SEND_SECONDS
+    return client
 
 
 def configuration(settings: ClusterSettings) -> dict[str, Any]:
@@ -123,8 +135,22 @@ class NoSpans(SpansSchedulerExtension):  # type: ignore[misc]
         """Leave what a worker measured for the totals, which the scheduler keeps elsewhere."""
 
 
+class SendSoon(SchedulerPlugin):  # type: ignore[misc]
+    """Has the scheduler send workers that come later their messages within `SEND_SECONDS`."""
+
+    name = "nmf-dask-send-soon"
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Called when the stream is there, before the worker has its first task."""
+        scheduler.stream_comms[worker].interval = SEND_SECONDS
+
+
 class OwnThreads(Worker):  # type: ignore[misc]
     """A worker in this process that ends soon, whatever its threads are at; Dask's waits half a minute for them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.batched_stream.interval = SEND_SECONDS
 
     async def close(self, *args: Any, **kwargs: Any) -> str | None:
         """End; what a thread is still at is dropped when it is done, and with the process otherwise."""
@@ -141,6 +167,7 @@ class OwnWorker(Worker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.batched_stream.interval = SEND_SECONDS
         self.periodic_callbacks["nmf-dask-forget"] = PeriodicCallback(forget_names, FORGET_MILLISECONDS)
         if limit := self.memory_manager.memory_limit:
             shrinking = PeriodicCallback(partial(shrink, int(limit * LARGE_SHARE)), SHRINK_MILLISECONDS)
