@@ -60,17 +60,13 @@ def start(settings: ClusterSettings, spill: str | None) -> Client:
         ) from error
     scheduler = cluster.scheduler
     scheduler.extensions["spans"] = NoSpans(scheduler)
+    scheduler.add_plugin(SendSoon())
     try:
         client = Client(cluster)
     except BaseException:
         quietly(cluster.close)
         raise
-    scheduler.add_plugin(SendSoon())
-    for stream in (
-        client.scheduler_comm,
-        scheduler.client_comms[client.id],
-        *scheduler.stream_comms.values(),
-    ):
+    for stream in (client.scheduler_comm, *scheduler.client_comms.values(), *scheduler.stream_comms.values()):
         stream.interval = SEND_SECONDS
     return client
 
