@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.errors import InputDataError
-from nmf_dask.kernels.ordering import stable_order
 from nmf_dask.text.counts import Counts, bucket_of
 from nmf_dask.text.terms import PADDING, murmur_terms
 
@@ -81,7 +80,7 @@ def _summed(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Entries by row and column, each once: those of one place are added up in their order, and zeros left out."""
     keys = row.astype(np.int64) * n_columns + column
-    order = stable_order(keys)
+    order = np.argsort(keys, kind="stable")
     keys = keys[order]
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     sums = np.add.reduceat(values[order], first) if len(first) else np.empty(0)
