@@ -141,7 +141,7 @@ def test_what_was_committed_while_one_waited_for_the_lock_is_not_done_again(
     settings = settings_of(corpus, tmp_path / "m")
     planned = []
 
-    def commits_meanwhile(cluster: object, plan: object) -> None:
+    def commits_meanwhile(plan: object) -> None:
         if not planned:
             planned.append(plan)
             planned.append(fit(settings))

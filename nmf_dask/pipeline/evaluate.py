@@ -214,7 +214,8 @@ def evaluate(settings: Settings, observer: Observer | None = None) -> EvaluateRe
     started = time.perf_counter()
     observer.stage("plan")
     ready = _ready(settings)
-    check_memory(settings.cluster, _planned(settings, ready))
+    if settings.cluster.is_own:
+        check_memory(_planned(settings, ready))
 
     with connected(settings, small=True) as cluster:
         facts, evidence = _run(settings, ready, cluster, observer)
@@ -389,7 +390,8 @@ def plan_evaluate(settings: Settings) -> EvaluatePlan:
     Raises what `evaluate` raises for bad input, and ConfigurationError where the job cannot fit the memory.
     """
     planned = _planned(settings, _ready(settings))
-    check_memory(settings.cluster, planned)
+    if settings.cluster.is_own:
+        check_memory(planned)
     return planned
 
 

@@ -116,7 +116,8 @@ def fit(settings: Settings, observer: Observer | None = None, since: float | Non
     run = model_folder.run(run_id(settings, corpus.fingerprint))
     if run.is_committed():
         return finished_before(run, observer)
-    check_memory(settings.cluster, planned_of(settings, corpus))
+    if settings.cluster.is_own:
+        check_memory(planned_of(settings, corpus))
     with model_folder.lock() as lock:
         if run.is_committed():  # by another process, just before it gave the lock away
             return finished_before(run, observer)
@@ -251,7 +252,8 @@ class Job:
             corpus = ingested(raw, self.stage.documents, names, tasks, advance)
             self.observer.named(self.run.run_id, corpus.n_rows)
         self._check_documents(corpus)
-        check_memory(self.settings.cluster, planned_of(self.settings, corpus))
+        if self.settings.cluster.is_own:
+            check_memory(planned_of(self.settings, corpus))
         self.corpus = self.account.corpus = corpus
 
     def _check_documents(self, corpus: Corpus) -> None:

@@ -10,14 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow as pa
 
 from nmf_dask.blocks import FAN_IN, Sizes
-from nmf_dask.config import (
-    ClusterSettings,
-    CorpusSettings,
-    ModelSettings,
-    Settings,
-    VectorizerSettings,
-    redact,
-)
+from nmf_dask.config import CorpusSettings, ModelSettings, Settings, VectorizerSettings, redact
 from nmf_dask.corpus import GROUP_BYTES, LARGEST_UNCUT, Corpus, Group, open_corpus, plan_groups
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import krylov_shape
@@ -359,7 +352,8 @@ def plan(settings: Settings) -> Plan:
     corpus = opened(settings)
     ModelFolder(settings.output.output or "").check_usable()
     planned = planned_of(settings, corpus)
-    check_memory(settings.cluster, planned)
+    if settings.cluster.is_own:
+        check_memory(planned)
     return planned
 
 
@@ -425,14 +419,14 @@ def ingest_bytes(corpus: Corpus, threads: int) -> int:
     return 0 if corpus.raw is None else FIRST_WORKER_BYTES + threads * INGEST_BYTES
 
 
-def check_memory(cluster: ClusterSettings, planned: Planned) -> None:
+def check_memory(planned: Planned) -> None:
     """Refuse a job that cannot fit its own workers; those of a running cluster have their own say.
 
     One that lacks memory for the compiler alone is let go: a worker that is ended at its limit while it compiles leaves
     what it compiled before, so that the next gets further.
     """
     needed = planned.expected_worker - COMPILER_BYTES
-    if cluster.is_own and needed - SHRINKABLE_BYTES > planned.memory_limit:
+    if needed - SHRINKABLE_BYTES > planned.memory_limit:
         raise ConfigurationError(
             f"a worker needs about {size_told(needed)} and may use {size_told(planned.memory_limit)}: "
             "raise --memory-limit, use fewer threads a worker, or lower corpus.partition_bytes "

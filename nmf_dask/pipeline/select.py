@@ -74,7 +74,8 @@ def select(settings: Settings, observer: Observer | None = None, since: float | 
     if earlier is not None and not settings.select.commit:
         observer.inform(f"selection {run.run_id} has finished before; nothing to do")
         return _result(run, earlier, True)
-    check_memory(settings.cluster, _planned(settings, corpus))
+    if settings.cluster.is_own:
+        check_memory(_planned(settings, corpus))
     with folder.lock() as lock:
         job = Selecting(settings, corpus, run, observer, lock, started)
         told = earlier or job.found()
@@ -292,7 +293,8 @@ def plan_select(settings: Settings) -> SelectPlan:
     corpus = opened(settings)
     ModelFolder(settings.output.output or "").check_usable()
     planned = _planned(settings, corpus)
-    check_memory(settings.cluster, planned)
+    if settings.cluster.is_own:
+        check_memory(planned)
     return planned
 
 

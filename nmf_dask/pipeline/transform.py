@@ -69,8 +69,8 @@ def transform(
         observer.named(ready.basis["run_id"], 0)
         observer.inform("nothing new; nothing to do")
         return TransformResult(ready.output.folder.uri, _told(ready, [], started, "nothing new"))
-    if ready.corpus is not None:
-        check_memory(settings.cluster, planned_of(settings, ready))
+    if settings.cluster.is_own and ready.corpus is not None:
+        check_memory(planned_of(settings, ready))
     with ready.output.lock() as lock:
         if ready.output.contents() != ready.contents:  # another process was here, just before
             ready = prepared(settings, elsewhere)

@@ -41,7 +41,8 @@ def update(settings: Settings, observer: Observer | None = None, since: float | 
     ready.model_folder.check_usable()
     if (done := _done_before(ready, observer)) is not None:
         return done
-    check_memory(settings.cluster, update_planned_of(ready))
+    if settings.cluster.is_own:
+        check_memory(update_planned_of(ready))
     with ready.model_folder.lock() as lock:
         ready = prepared(settings)  # another process may have been here, just before it gave the lock away
         if (done := _done_before(ready, observer)) is not None:
