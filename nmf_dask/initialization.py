@@ -258,8 +258,8 @@ def _cholesky_qr(Q: Floats, parallel: Map) -> tuple[Floats, Doubles]:
         R = np.linalg.cholesky(cross(Q, Q, parallel, np.float64)).T
     except np.linalg.LinAlgError:
         own, R = np.linalg.qr(Q)
-        return aligned(own), np.abs(np.diag(R)).astype(np.float64)
-    return _times(Q, np.linalg.inv(R).astype(np.float32), parallel), np.diag(R).copy()
+        return aligned(own), np.abs(np.diag(R))
+    return _times(Q, np.linalg.inv(R).astype(np.float32), parallel), np.diag(R)
 
 
 def _times(A: Floats, B: Floats, parallel: Map) -> Floats:

@@ -197,9 +197,9 @@ def _key(ref: Ref, token: str) -> str:
 class TaskBlocks(Blocks):
     """Blocks that workers read where they are needed, with their W as results of tasks.
 
-    `blocks` gives a block by its number, in whatever process; it travels with the tasks. `ended` is told the
-    outcome of each pass as soon as that is asked for. The twin is `LocalBlocks`: the same strips, the same tree, the
-    same bytes.
+    `blocks` gives a block by its number, in whatever process; it travels with the tasks. `on_outcome` is
+    told the outcome of each pass as soon as that is asked for. The twin is `LocalBlocks`: the same strips, the same
+    tree, the same bytes.
     """
 
     def __init__(
@@ -209,14 +209,14 @@ class TaskBlocks(Blocks):
         sizes: Sizes,
         strips: list[tuple[Run, ...]],
         W: list[Any],
-        ended: Callable[[Any], None] | None = None,
+        on_outcome: Callable[[Any], None] | None = None,
     ) -> None:
         self.tasks = tasks
         self.blocks = blocks
         self.sizes = sizes
         self.strips = strips
         self.W = W
-        self.ended = ended
+        self.on_outcome = on_outcome
         self._kept: list[Any] = []
 
     def visit(self, step: Step, shared: Any, share: Share = ALL) -> Any:
@@ -240,8 +240,8 @@ class TaskBlocks(Blocks):
 
     def outcome(self, function: Callable[..., Any], *arguments: Any) -> Any:
         handle = self.apply(function, *arguments)
-        if self.ended is not None:
-            self.ended(handle)
+        if self.on_outcome is not None:
+            self.on_outcome(handle)
         return handle
 
     def fetch(self, handle: Any) -> Any:

@@ -369,6 +369,9 @@ def _told(held: Held) -> FitState:
     return replace(held.state, outcome=None)
 
 
+NOT_SAVING: tuple[Any, Any, Any] = (None, None, None)  # an outcome, its file, the handle of the writing
+
+
 class ManyTasks(Fitting):
     """A large fit: a sample is fitted first, in one task, then all rows are, a task a strip."""
 
@@ -382,7 +385,7 @@ class ManyTasks(Fitting):
             passes / f"H-{uuid.uuid4().hex[:12]}-{number:05d}.arrow" for number in itertools.count()
         )
         self._fit = replace(problem.fit, first=()) if not is_plain(problem.model) else problem.fit
-        self._saving: tuple[Any, Folder, Any] | None = None  # an outcome, its file, the handle of the writing
+        self._saving = NOT_SAVING
         self._blocks = TaskBlocks(
             tasks, problem.blocks, problem.sizes, problem.strips, [], self._begin_saving
         )
@@ -440,7 +443,7 @@ class ManyTasks(Fitting):
         except BaseException as error:
             # What a job that is stopped in a pass saves is what it had before. Nobody wants what is being computed any
             # more, and saving need not wait for it.
-            self._blocks.W, self._saving = before, None
+            self._blocks.W, self._saving = before, NOT_SAVING
             let_go(error)
             raise
 
@@ -450,21 +453,16 @@ class ManyTasks(Fitting):
         H comes from all strips. Were it not for the file, a worker that dies with it would have all of them visited
         again, in every pass since the last checkpoint; so those are that had their W on that worker.
         """
-        begun, self._saving = self._saving, None
-        if begun is None or begun[0] is not outcome:
-            begun = self._save(outcome)
-        _, file, saved = begun
+        if self._saving[0] is not outcome:
+            self._begin_saving(outcome)
+        (_, file, saved), self._saving = self._saving, NOT_SAVING
         self.tasks.fetch(saved)
         return self.tasks.call("kept", load_outcome, file)
 
-    def _save(self, outcome: Any) -> tuple[Any, Folder, Any]:
-        """What `_saving` holds."""
-        file = next(self._files)
-        return outcome, file, self.tasks.call("keep", save_outcome, file, outcome)
-
     def _begin_saving(self, outcome: Any) -> None:
-        """Write the file of `_rooted` while the driver looks at the pass's loss."""
-        self._saving = self._save(outcome)
+        """Write the file of `_rooted`: for a pass's outcome, while the driver looks at its loss."""
+        file = next(self._files)
+        self._saving = outcome, file, self.tasks.call("keep", save_outcome, file, outcome)
 
     def saving(self, folder: Folder) -> list[tuple[Any, ...]]:
         files = [(save_weights, _strip_file(folder, i), W) for i, W in enumerate(self._blocks.W)]
