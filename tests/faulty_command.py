@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nmf_dask import schedule
-from nmf_dask.pipeline import fitting
+from nmf_dask.pipeline.fitting import Fitting, one_task, problem
+from nmf_dask.pipeline.fitting.many_tasks import ManyTasks
+from nmf_dask.pipeline.fitting.one_task import OneTask
 from tests.small_corpora import ROOT, environment
 
 # Preloaded by workers: once three parts of a transform are made, the others take ten minutes.
@@ -46,9 +48,9 @@ _FLAG = "TEST_SLOW_FLAG"  # names the file that makes visits slow where it exist
 SLOW = """
 import os, time
 from nmf_dask.factorization import Visit
-from nmf_dask.pipeline import fitting
+from nmf_dask.pipeline.fitting import one_task
 
-fitting.TURN_SECONDS = 0.0
+one_task.TURN_SECONDS = 0.0
 visit, flag = Visit.__call__, {flag!r}
 
 def slow(*arguments, visit=visit):
@@ -66,20 +68,20 @@ if visit.__name__ != "slow":  # a process of many parts preloads it more than on
 
 def make_small(kind: str) -> None:
     """Have jobs of this process be of one task or of many, however little there is to do."""
-    fitting.TURN_SECONDS = 0.0  # each pass is heard of at once
+    one_task.TURN_SECONDS = 0.0  # each pass is heard of at once
     if kind == "many":
         schedule.ONE_TASK_BYTES = 0
-        fitting.SAMPLE_NONZEROS = 2000
+        problem.SAMPLE_NONZEROS = 2000
         few = schedule.strip_count
         # A sample is cut where it is fitted, by workers that know nothing of this.
-        fitting.strip_count = lambda sizes, beta_loss: STRIPS if sizes.n_rows > 500 else few(sizes, beta_loss)
+        problem.strip_count = lambda sizes, beta_loss: STRIPS if sizes.n_rows > 500 else few(sizes, beta_loss)
 
 
-def make_slow(flag: Path, kind: type[fitting.Fitting]) -> None:
+def make_slow(flag: Path, kind: type[Fitting]) -> None:
     """Have the pass after the fifth of such a fitting be slow; once, for who takes the file away."""
     advance = kind.advance
 
-    def advance_slowly(self: fitting.Fitting) -> None:
+    def advance_slowly(self: Fitting) -> None:
         if len(self.state.rows) == FAST_PASSES:
             flag.touch()
         advance(self)
@@ -93,8 +95,8 @@ def prepare(kind: str) -> None:
     if _PRELOAD in os.environ:  # a small job runs here, and Dask, which reads this, has no part in it
         runpy.run_path(os.environ[_PRELOAD])
     if _FLAG in os.environ:
-        make_slow(Path(os.environ[_FLAG]), fitting.OneTask)
-        make_slow(Path(os.environ[_FLAG]), fitting.ManyTasks)
+        make_slow(Path(os.environ[_FLAG]), OneTask)
+        make_slow(Path(os.environ[_FLAG]), ManyTasks)
 
 
 def main() -> NoReturn:

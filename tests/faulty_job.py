@@ -16,7 +16,8 @@ from nmf_dask import schedule
 from nmf_dask.cli import main
 from nmf_dask.config import Settings
 from nmf_dask.observer import Observer, Pass
-from nmf_dask.pipeline import fit, fitting
+from nmf_dask.pipeline import fit
+from nmf_dask.pipeline.fitting import one_task
 
 
 class Fate(Observer):
@@ -48,7 +49,7 @@ def run(settings_file: str, moment: str, action: str) -> int:
     import nmf_dask.cli.fit as command
 
     settings = Settings.model_validate_json(Path(settings_file).read_text())
-    fitting.TURN_SECONDS = 0.0  # each pass is heard of at once
+    one_task.TURN_SECONDS = 0.0  # each pass is heard of at once
     if settings.corpus.partition_bytes % 2:
         schedule.ONE_TASK_BYTES = 0
     if action == "term":

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import nmf_dask.distributed
-import nmf_dask.pipeline.fitting
+import nmf_dask.pipeline.fitting.files
+import nmf_dask.pipeline.fitting.many_tasks
+import nmf_dask.pipeline.fitting.problem
 import nmf_dask.pipeline.stages
 import nmf_dask.vocabulary
 from nmf_dask.factorization import Close, FoldIn
@@ -100,15 +102,15 @@ watch(nmf_dask.pipeline.stages.CorpusTasks, "_counted", "count", lambda _, parti
 watch(nmf_dask.pipeline.stages, "weigh", "weigh")
 watch(nmf_dask.pipeline.stages.WriteTasks, "write", "write", lambda _, partition, *more: partition.index)
 watch(nmf_dask.vocabulary, "select", "select")
-watch(nmf_dask.pipeline.fitting, "fit_sample", "sample")
-watch(nmf_dask.pipeline.fitting, "save_weights", "save", lambda file, *_: file.name)
-watch(nmf_dask.pipeline.fitting, "load_weights", "load", lambda file: file.name)
-watch(nmf_dask.pipeline.fitting, "save_outcome", "keep")
-watch(nmf_dask.pipeline.fitting, "load_outcome", "kept")
+watch(nmf_dask.pipeline.fitting.many_tasks, "fit_sample", "sample")
+watch(nmf_dask.pipeline.fitting.files, "save_weights", "save", lambda file, *_: file.name)
+watch(nmf_dask.pipeline.fitting.files, "load_weights", "load", lambda file: file.name)
+watch(nmf_dask.pipeline.fitting.files, "save_outcome", "keep")
+watch(nmf_dask.pipeline.fitting.files, "load_outcome", "kept")
 watch(nmf_dask.distributed, "visit_a_strip", kind_of_visit, strip_of_visit)
 watch(Close, "__call__", "update")
 # As `small_strips` of the tests has it in the process of the job.
-nmf_dask.pipeline.fitting.strip_count = lambda sizes, beta_loss: 8
+nmf_dask.pipeline.fitting.problem.strip_count = lambda sizes, beta_loss: 8
 
 
 def dask_setup(worker: Any) -> None:

@@ -17,8 +17,8 @@ from nmf_dask import Settings
 from nmf_dask.cli import main
 from nmf_dask.config import RunSettings
 from nmf_dask.pipeline import deadline as module
-from nmf_dask.pipeline import fitting
 from nmf_dask.pipeline.deadline import END_SECONDS, Deadline, DeadlineReached
+from nmf_dask.pipeline.fitting import one_task
 from nmf_dask.pipeline.parts import PartTasks
 from nmf_dask.pipeline.passes import Passes
 from nmf_dask.pipeline.stages import CorpusTasks
@@ -223,7 +223,7 @@ def test_a_commit_that_is_not_done_in_time_is_a_fit_to_go_on_from(
         return advanced(self, fitting)
 
     monkeypatch.setattr(Passes, "_advanced", late)
-    monkeypatch.setattr(fitting, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(one_task, "TURN_SECONDS", 0.0)
     model = tmp_path / "m"
     assert main([*arguments(corpus, model), "--deadline", "1h", "--deadline-action", "commit"]) == 75
     assert "after pass 42" in capsys.readouterr().err

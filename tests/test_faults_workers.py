@@ -24,7 +24,9 @@ from nmf_dask import fit, schedule
 from nmf_dask.distributed import TaskBlocks
 from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline import FitResult, fitting
+from nmf_dask.pipeline import FitResult
+from nmf_dask.pipeline.fitting import Fitting, problem
+from nmf_dask.pipeline.fitting.many_tasks import ManyTasks
 from tests.dask_processes import DaskProcesses, dask_processes
 from tests.networks import network
 from tests.small_corpora import files_of, generated_texts, run_command, settings_of, write_corpus
@@ -60,8 +62,8 @@ def _many_tasks() -> Iterator[None]:
     """A fit of many tasks, also of so few documents; workers have the same from `tests.faulty_worker`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-        patch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
-        patch.setattr(fitting, "strip_count", lambda sizes, beta_loss: N_STRIPS)
+        patch.setattr(problem, "SAMPLE_NONZEROS", 2000)
+        patch.setattr(problem, "strip_count", lambda sizes, beta_loss: N_STRIPS)
         yield
 
 
@@ -234,9 +236,9 @@ def test_two_workers_die_at_once(tmp_path, corpus, undisturbed, faults):
 def test_the_worker_that_holds_H_dies(tmp_path, corpus, undisturbed, faults, monkeypatch):
     """Catches an H that nobody can compute again, or that comes out otherwise."""
     faults.renew()
-    seen: list[fitting.Fitting] = []
-    advance = fitting.ManyTasks.advance
-    monkeypatch.setattr(fitting.ManyTasks, "advance", lambda self: (seen.append(self), advance(self))[1])
+    seen: list[Fitting] = []
+    advance = ManyTasks.advance
+    monkeypatch.setattr(ManyTasks, "advance", lambda self: (seen.append(self), advance(self))[1])
     lost: list[str] = []
 
     def kill_it() -> None:
@@ -270,9 +272,9 @@ def test_a_death_has_the_strips_of_the_dead_visited_again_and_no_others(
     The worker that holds H dies between two passes, after the tenth: `undone` passes after a checkpoint, or the start.
     """
     faults.renew()
-    seen: list[fitting.ManyTasks] = []
-    advance = fitting.ManyTasks.advance
-    monkeypatch.setattr(fitting.ManyTasks, "advance", lambda self: (seen.append(self), advance(self))[1])
+    seen: list[ManyTasks] = []
+    advance = ManyTasks.advance
+    monkeypatch.setattr(ManyTasks, "advance", lambda self: (seen.append(self), advance(self))[1])
     steps: list[str] = []
     visit = TaskBlocks.visit
     monkeypatch.setattr(
@@ -312,7 +314,7 @@ def test_a_death_has_the_strips_of_the_dead_visited_again_and_no_others(
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips as they are: workers of the job's own do not load `tests.faulty_worker`."""
-    monkeypatch.setattr(fitting, "strip_count", schedule.strip_count)
+    monkeypatch.setattr(problem, "strip_count", schedule.strip_count)
 
 
 @pytest.mark.usefixtures("own")

@@ -15,7 +15,7 @@ from nmf_dask.cluster import connected
 from nmf_dask.config import ClusterSettings
 from nmf_dask.errors import RetryableError
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline import fitting
+from nmf_dask.pipeline.fitting import problem
 from nmf_dask.residence import rss
 from nmf_dask.tasks import Batch
 from tests.corpora import corpus_folder
@@ -54,7 +54,7 @@ def expected(tmp_path_factory, corpus):
     one = fit(settings_of(corpus, folder / "one", corpus=SMALL))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-        patch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+        patch.setattr(problem, "SAMPLE_NONZEROS", 2000)
         many = fit(settings_of(corpus, folder / "many", corpus=SMALL))
     assert one.run["input"]["n_partitions"] >= 6
     return wh_bytes(one.uri), wh_bytes(many.uri)
@@ -70,7 +70,7 @@ def test_own_clusters_write_the_same_bytes(tmp_path, corpus, expected, monkeypat
     workers = cluster.get("workers", 1)
     assert heard.where == (workers, cluster.get("threads_per_worker", max(1, _cores() // workers)) * workers)
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+    monkeypatch.setattr(problem, "SAMPLE_NONZEROS", 2000)
     many = fit(settings_of(corpus, tmp_path / "many", corpus=SMALL, cluster=cluster))
     assert wh_bytes(many.uri) == expected[1]
 
@@ -127,7 +127,7 @@ def test_a_running_cluster_by_address_and_by_file(tmp_path, corpus, expected):
 def test_many_tasks_are_as_good_as_one(tmp_path, corpus, monkeypatch, model):
     one = fit(settings_of(corpus, tmp_path / "one", corpus=SMALL, model=model))
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 3000)
+    monkeypatch.setattr(problem, "SAMPLE_NONZEROS", 3000)
     settings = settings_of(corpus, tmp_path / "many", corpus=SMALL, model=model)
     many = fit(settings)
     assert_written_loss(many.run, many.uri, TEXTS, settings)
@@ -139,7 +139,7 @@ def test_many_tasks_on_real_corpora(tmp_path, monkeypatch, name):
     corpus = corpus_folder(name)
     one = fit(settings_of(corpus, tmp_path / "one", model={"n_components": 10}))
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 100_000)
+    monkeypatch.setattr(problem, "SAMPLE_NONZEROS", 100_000)
     many = fit(settings_of(corpus, tmp_path / "many", model={"n_components": 10}))
     assert many.run["reconstruction_err"] <= one.run["reconstruction_err"] * (1 + 1e-3)
 
@@ -184,8 +184,8 @@ def test_own_workers_hear_of_the_next_task_at_once(cluster):
 def test_bookkeeping_does_not_grow(tmp_path, corpus, monkeypatch):
     """200 passes of 64 strips: lineage that is not cut, or handles that are kept, would show in each of the three."""
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
-    monkeypatch.setattr(fitting, "strip_count", lambda sizes, beta_loss: 64)
+    monkeypatch.setattr(problem, "SAMPLE_NONZEROS", 2000)
+    monkeypatch.setattr(problem, "strip_count", lambda sizes, beta_loss: 64)
     told = Bookkeeping()
     model = {"max_iter": 200, "tol": 0.0, "beta_loss": "kullback-leibler"}
     result = fit(settings_of(corpus, tmp_path / "m", model=model, cluster={"workers": 2}), told)

@@ -9,7 +9,8 @@ import pytest
 
 from nmf_dask import Settings, fit
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline import fitting, plan
+from nmf_dask.pipeline import plan
+from nmf_dask.pipeline.fitting import problem
 from nmf_dask.pipeline.spilling import expected_spill
 from tests.corpora import corpus_folder
 from tests.small_corpora import generated_texts, settings_of, wh_bytes, write_corpus
@@ -55,7 +56,7 @@ class Peak(Observer):
 def test_staging_takes_no_more_than_the_plan_says(tmp_path, monkeypatch, one_task):
     if not one_task:
         monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-        monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 50_000)
+        monkeypatch.setattr(problem, "SAMPLE_NONZEROS", 50_000)
     settings = settings_of(
         corpus_folder("arxiv-abstracts-demo"), tmp_path / "m", model={"n_components": 20, **KL},
         vectorizer={"max_features": 5000},

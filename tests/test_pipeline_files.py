@@ -15,7 +15,8 @@ import pytest
 from nmf_dask import TopicModel, fit
 from nmf_dask.errors import ConfigurationError
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline import fitting, plan
+from nmf_dask.pipeline import plan
+from nmf_dask.pipeline.fitting import problem
 from nmf_dask.store import Folder
 from tests.corpora import corpus_folder
 from tests.small_corpora import files_of, generated_texts, settings_of, w_table_of, wh_bytes, write_corpus
@@ -205,7 +206,7 @@ def test_H_of_passes_is_in_files_until_the_next_checkpoint(
 ):
     """Catches files that pile up, or go while something hangs on them, on a disk and in an object store."""
     monkeypatch.setattr("nmf_dask.schedule.ONE_TASK_BYTES", 0)
-    monkeypatch.setattr(fitting, "SAMPLE_NONZEROS", 2000)
+    monkeypatch.setattr(problem, "SAMPLE_NONZEROS", 2000)
     scratch = str(tmp_path / "scratch")
     if scheme == "s3":
         request.getfixturevalue("empty_bucket")("passes")

@@ -84,7 +84,7 @@ class Stopped(Observer):
 
 @pytest.mark.parametrize("ungrouped", [False, True])
 def test_a_stopped_job_goes_on_but_not_from_other_groups(result, corpus, tmp_path, monkeypatch, ungrouped):
-    monkeypatch.setattr("nmf_dask.pipeline.fitting.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("nmf_dask.pipeline.fitting.one_task.TURN_SECONDS", 0.0)
     settings = job(corpus, tmp_path, run={"checkpoint_every": 1})
     with monkeypatch.context() as patch:
         if ungrouped:
