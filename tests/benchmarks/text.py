@@ -49,7 +49,9 @@ def _matrices(texts: list[Any], settings: Any) -> tuple[dict[str, float], list[A
     tables = [TermTable.of(one) for one in counts]
     vocabulary = select(tables[0] if len(tables) == 1 else merge(tables), settings)
     marks.append(time.perf_counter())
-    blocks = [weigh(one, vocabulary, settings) for one in counts]
+    counts.reverse()
+    # Each goes once it is weighed, as it does in a job: the next block has its memory.
+    blocks = [weigh(counts.pop(), vocabulary, settings) for _ in texts]
     marks.append(time.perf_counter())
     count, choose, weighing = (after - before for before, after in itertools.pairwise(marks))
     return {"count": count, "select": choose, "weigh": weighing}, blocks
