@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from nmf_dask.blocks import Sizes
@@ -34,42 +33,16 @@ from nmf_dask.pipeline.planning import (
     planned_of,
     with_stop_words,
 )
+from nmf_dask.pipeline.results import Results
 from nmf_dask.pipeline.retention import remove_old_runs
 from nmf_dask.pipeline.running import connected, is_small
 from nmf_dask.pipeline.spilling import spill_folder
-from nmf_dask.pipeline.stages import (
-    BlockInfo,
-    CorpusTasks,
-    Counted,
-    WriteTasks,
-    Written,
-    runs_of_blocks,
-)
+from nmf_dask.pipeline.stages import BlockInfo, CorpusTasks, Counted
 from nmf_dask.staging import Stage, StagedBlocks
-from nmf_dask.store import (
-    Digest,
-    Folder,
-    ModelFolder,
-    ModelLock,
-    RunFolder,
-    convergence_table,
-    h_table,
-    run_id,
-    topics_table,
-)
-from nmf_dask.store.history import (
-    TERMS,
-    InputFile,
-    Numbers,
-    copy_file,
-    rescaled,
-    write_facts,
-    write_sums,
-    write_terms,
-)
+from nmf_dask.store import Digest, Folder, ModelFolder, ModelLock, RunFolder, run_id
+from nmf_dask.store.history import InputFile, write_terms
 from nmf_dask.tasks import (
     BARE_WORKER_BYTES,
-    Batch,
     Cluster,
     TaskKilledWorkers,
     Tasks,
@@ -80,7 +53,6 @@ from nmf_dask.vocabulary import Vocabulary, select
 
 CACHE_SHARE = 0.3  # of what a worker may use beyond itself, for blocks that are read again every pass
 PAUSED_SHARE = 0.8  # distributed.worker.memory.pause
-H_PART_BYTES = 256 * 2**20
 T = TypeVar("T")
 
 
@@ -415,69 +387,12 @@ class Job:
         """Write the results; H (k, m)."""
         with self.account.timed("write", len(self.corpus.partitions), self.corpus.text_bytes):
             self.patience.reached("write")
-            outcome = tasks.fetch(tasks.call("H", _H_of, fitting.outcome()))
-            H = np.ascontiguousarray(outcome[:, : self.settings.model.n_components].T)
-            scale = np.ones(len(H), np.float32)
-            if self.settings.model.scaled:
-                sums = H.sum(axis=1, dtype=np.float64)
-                scale = np.where(sums > 0, sums, 1).astype(np.float32)
-                H = (H / scale[:, np.newaxis]).astype(np.float32)
-            # W comes last: a worker that hangs, and has written its parts, is asked for nothing more.
-            self._write_history(tasks, vocabulary, fitting.kept(), scale)
-            written = self._write_W(tasks, fitting, scale)
-            self._write_H(vocabulary, H)
-            self._write(self.run.convergence, convergence_table(fitting.state.rows))
+            results = Results(self.run, self.stage, self.corpus, self.groups, self.settings)
+            awaited = partial(self._awaited, "write", tasks)
+            H, written = results.written(tasks, vocabulary, fitting, self.taken, awaited)
+        self.digests |= results.digests
         self.account.tell_topics(H.sum(axis=1, dtype=np.float64), written)
         return H
-
-    def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
-        settings = self.settings
-        writer = WriteTasks(
-            self.run,
-            self.stage,
-            self.corpus.columns,
-            settings.model.random_state,
-            len(scale),
-            settings.output.w_format == "csv",
-        )
-        weights = fitting.weights()
-        batch = Batch()
-        refs = []
-        runs = runs_of_blocks(fitting.problem.strips, len(self.groups))
-        for group, places in zip(self.groups, runs, strict=True):
-            strips = [weights[strip] for strip, _, _ in places]
-            rows = tuple((offset, run) for _, offset, run in places)
-            refs.append(batch.call("write", writer.write, group, rows, strips, scale))
-        by_group = self._awaited("write", tasks, tasks.submit(batch, refs))
-        written: list[Written] = [one for some in by_group for one in some]
-        for partition, one in zip(self.corpus.partitions, written, strict=True):
-            self.digests[self.run.name_of(self.run.w_part(partition.index))] = one.digest
-            if one.csv is not None:
-                self.digests[self.run.name_of(self.run.w_csv_part(partition.index))] = one.csv
-        return written
-
-    def _write_H(self, vocabulary: Vocabulary, H: NDArray[np.float32]) -> None:
-        table: pa.Table = h_table(vocabulary, H)
-        rows = max(1, H_PART_BYTES // (4 * len(H)))
-        for index, low in enumerate(range(0, table.num_rows, rows)):
-            self._write(self.run.h_part(index), table.slice(low, rows))
-        self._write(self.run.topics, topics_table(vocabulary, H, self.settings.output.n_top_terms))
-
-    def _write_history(
-        self, tasks: Tasks, vocabulary: Vocabulary, kept: Any, scale: NDArray[np.float32]
-    ) -> None:
-        """What an update goes on from; the large tables are written by workers."""
-        folder, beta_loss = self.run.folder, self.settings.model.beta_loss
-        kept = tasks.call("kept", rescaled, kept, scale, beta_loss)
-        loss, n_rows = tasks.fetch(tasks.call("kept", _numbers_of, kept))
-        digests = tasks.call("history", write_sums, folder, kept, beta_loss)
-        terms = tasks.call("history", copy_file, self.stage.terms, folder / TERMS)
-        numbers = Numbers(beta_loss, vocabulary.n_documents, n_rows, loss)
-        self.digests |= write_facts(folder, numbers, self.taken)
-        self.digests |= {**tasks.fetch(digests), TERMS: tasks.fetch(terms)}
-
-    def _write(self, file: Folder, table: pa.Table) -> None:
-        self.digests[self.run.name_of(file)] = file.write_parquet(table)
 
 
 def inputs_of(corpus: Corpus) -> list[InputFile]:
@@ -490,12 +405,3 @@ def inputs_of(corpus: Corpus) -> list[InputFile]:
 
 def _same(value: Any) -> Any:
     return value
-
-
-def _numbers_of(kept: Any) -> tuple[float, float]:
-    return kept.loss, kept.n_rows
-
-
-def _H_of(outcome: Any) -> NDArray[np.float32]:
-    H: NDArray[np.float32] = outcome.HT
-    return H
