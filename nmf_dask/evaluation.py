@@ -8,11 +8,12 @@ gensim's CoherenceModel computes it: the same segments, windows and logarithms. 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from nmf_dask.config import VectorizerSettings
@@ -141,8 +142,13 @@ def add_labels(total: dict[str, Integers], more: Mapping[str, Integers]) -> None
     """Add counts by label to others, in place; InputDataError where there are too many labels."""
     for label, row in more.items():
         total[label] = total[label] + row if label in total else row
-    if len(total) > MOST_LABELS:
-        shown = ", ".join(sorted(total)[:3])
+    _check_number(total)
+
+
+def _check_number(names: Collection[str]) -> None:
+    """Raise InputDataError where there are too many labels."""
+    if len(names) > MOST_LABELS:
+        shown = ", ".join(sorted(names)[:3])
         raise InputDataError(
             f"the label column has more than {MOST_LABELS:,} different values ({shown}, …): labels are few. Choose "
             "another column by --label-column"
@@ -216,13 +222,13 @@ def by_label(
     encoded = labels.combine_chunks()
     codes = encoded.indices.fill_null(-1).to_numpy()
     used = has_topic & (codes >= 0)
-    names = encoded.dictionary.to_pylist()
-    flat = np.bincount(codes[used].astype(np.int64) * k + W[used].argmax(axis=1), minlength=len(names) * k)
-    rows = flat.reshape(len(names), k)
-    found: dict[str, Integers] = {}
-    add_labels(
-        found, {name: row.astype(np.int64) for name, row in zip(names, rows, strict=True) if row.any()}
-    )
+    # The dictionary may be that of a partition with a label a document: what is counted goes by those of the slice.
+    there, number = np.unique(codes[used], return_inverse=True)
+    names = encoded.dictionary.take(pa.array(there)).to_pylist()
+    _check_number(names)
+    flat = np.bincount(number * k + W[used].argmax(axis=1), minlength=len(names) * k)
+    rows = flat.reshape(len(names), k).astype(np.int64)
+    found = dict(zip(names, rows, strict=True))
     return found, int(np.count_nonzero(~used))
 
 

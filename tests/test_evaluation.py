@@ -1,6 +1,7 @@
 """The arithmetic of an evaluation: gensim's coherence, scikit-learn's scores, readable twins of what is compiled."""
 
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -241,6 +242,24 @@ def test_labels_are_scikit_learns_scores():
     many = pa.chunked_array([pa.array([str(i) for i in range(2001)]).dictionary_encode()])
     with pytest.raises(InputDataError, match="more than 2,000 different values"):
         by_label(many, np.ones((2001, 2), np.float32), np.ones(2001, bool))
+
+
+def test_labels_of_a_slice_take_no_room_for_those_of_its_partition():
+    """A slice of a partition with a label a document, whose dictionary it shares."""
+    n, k = 100_000, 400
+    labels = pa.chunked_array([pa.array([str(i) for i in range(n)]).dictionary_encode()]).slice(5, 3)
+    W = np.eye(k, dtype=np.float32)[[7, 0, 7]]
+    tracemalloc.start()
+    found, without = by_label(labels, W, np.ones(3, bool))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert {label: row.nonzero()[0].tolist() for label, row in found.items()} == {
+        "5": [7],
+        "6": [0],
+        "7": [7],
+    }
+    assert without == 0
+    assert peak < n * k
 
 
 def test_halves_of_a_document_are_its_occurrences_in_turn():
