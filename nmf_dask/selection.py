@@ -143,16 +143,24 @@ def recommended(candidates: Sequence[Candidate], threshold: float) -> Recommenda
 def _reason(
     chosen: Candidate, candidates: Sequence[Candidate], stable: Sequence[Candidate], threshold: float
 ) -> str:
-    loss = "" if math.isnan(chosen.held_out_loss) else f", at a held-out loss of {chosen.held_out_loss:.4f}"
+    unknown = math.isnan(chosen.held_out_loss)
+    loss = "" if unknown else f", at a held-out loss of {chosen.held_out_loss:.4f}"
     if not stable:
+        why = "it is the smallest whose held-out loss is within one standard error of the lowest"
+        if unknown:
+            why = "no held-out loss is known, and its topics come back best in the mean"
         return (
             f"no k has topics that all come back (a silhouette of {threshold:g}; of this one the least has "
-            f"{chosen.stability_least:.2f}); it is the smallest whose held-out loss is within one standard error of "
-            f"the lowest{loss}"
+            f"{chosen.stability_least:.2f}); {why}{loss}"
         )
     reason = (
         f"its topics all come back (the least stable has a silhouette of {chosen.stability_least:.2f}, and "
-        f"{threshold:g} is asked for), and no larger one of which that is so has as low a held-out loss{loss}"
+        f"{threshold:g} is asked for), and "
+    )
+    reason += (
+        "it is the largest of which that is so, no held-out loss being known"
+        if unknown
+        else f"no larger one of which that is so has as low a held-out loss{loss}"
     )
     beyond = [one for one in candidates if one.n_components > chosen.n_components]
     if not beyond:

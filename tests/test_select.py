@@ -248,7 +248,11 @@ def test_recommendation():
     assert recommended([*some, candidate(11, 0.9, 0.92)], 0.5)[0] == 10
     assert recommended([*some, candidate(11, 0.9, 0.905)], 0.5)[0] == 11
     assert recommended(some, 0.95)[0] == 10  # within one standard error of the lowest
-    assert recommended([replace(one, held_out_loss=float("nan")) for one in some], 0.95)[0] == 5
+    unknown = [replace(one, held_out_loss=float("nan")) for one in some]
+    assert recommended(unknown, 0.95)[0] == 5
+    assert "its topics come back best in the mean" in recommended(unknown, 0.95).reason
+    assert recommended(unknown, 0.5)[0] == 10
+    assert "largest of which that is so, no held-out loss being known" in recommended(unknown, 0.5).reason
     assert "nan" not in drawn([candidate(5, 0.9, float("nan"))], 5)
 
 
