@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nmf_dask.corpus import python_value
 from nmf_dask.store import h_table, topics_table, weights_of
 from nmf_dask.text.analysis import analysis_of
 
@@ -65,7 +66,7 @@ def top_documents(model: TopicModel, topic: int, n: int) -> pa.Table:
         # Of equal weights the first ones, as in a sort.
         for row in np.argsort(-weight, kind="stable")[:n].tolist():
             if weight[row] > 0:
-                heapq.heappush(best, (float(weight[row]), -(seen + row), ids[row].as_py()))
+                heapq.heappush(best, (float(weight[row]), -(seen + row), python_value(ids[row])))
                 if len(best) > n:
                     heapq.heappop(best)
         seen += len(weight)

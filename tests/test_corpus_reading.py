@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nmf_dask.corpus import Corpus, Partition, Piece, read_ids, read_texts
+from nmf_dask.corpus import Corpus, Partition, Piece, read_ids, read_labels, read_texts
 from nmf_dask.corpus.footers import read_footer
 from nmf_dask.corpus.partitions import MIB, RowGroup, plan_partitions
 from nmf_dask.errors import InputDataError
@@ -45,6 +45,14 @@ def test_dictionaries_in_an_encoding_that_arrow_makes_none_of(tmp_path, encoding
     assert ids_of(corpus).to_pylist() == ids
     assert ids_of(corpus).type == corpus.id_type == pa.string()
     assert ids_of(opened(tmp_path, id_column="since")).type == pa.duration("s")
+
+
+def test_labels_that_are_times_of_a_zone_that_this_machine_does_not_know(tmp_path):
+    at = pa.array([0, None, 3_600], pa.timestamp("s", "Nowhere/Here"))
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "at": at}), tmp_path / "a.parquet")
+    (partition,) = opened(tmp_path).partitions
+    labels = read_labels(partition, "at").to_pylist()
+    assert labels == ["1970-01-01 00:00:00.000Z", None, "1970-01-01 01:00:00.000Z"]
 
 
 def test_a_real_corpus_is_read_whole():

@@ -15,8 +15,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 import nmf_dask
 from nmf_dask.cli import main
-from nmf_dask.config import VectorizerSettings
-from nmf_dask.errors import InputDataError
+from nmf_dask.config import Settings, VectorizerSettings
+from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.model import TopicModel
 from nmf_dask.reporting import documents, geometry
 from nmf_dask.reporting.documents import ByDate, overview
@@ -288,6 +288,18 @@ class TestTheCommand:
         assert len(data_of(Folder("s3://pages/a/r.html").read_bytes())["topics"]) == 3
 
 
+def fit_of(folder: Path, **corpus) -> None:
+    """A model of the file in the folder, beside it."""
+    nmf_dask.fit(
+        Settings(
+            corpus={"input": str(folder / "c.parquet"), **corpus},
+            vectorizer={"max_df": 1.0},
+            model={"n_components": 3},
+            output={"output": str(folder / "m")},
+        )
+    )
+
+
 class TestTexts:
     def test_typical_documents_have_their_own_texts(self, fitted, corpus, tmp_path):
         nmf_dask.report(str(fitted), str(tmp_path / "r.html"), str(corpus))
@@ -346,6 +358,52 @@ class TestTexts:
         )
         ids = pa.chunked_array([pa.array(values[:2], type_), pa.array(values[2:], type_)])
         assert _places(ids, [values[2], values[0]]) == [0, 2]
+
+    def test_of_documents_with_one_id_each_has_its_own_text(self, tmp_path):
+        texts = [" ".join(RANDOM.choice(SUBJECTS[row % 3], 4 + row)) for row in range(30)]
+        pq.write_table(
+            pa.table({"key": [row // 10 for row in range(30)], "text": texts}), tmp_path / "c.parquet"
+        )
+        fit_of(tmp_path, id_column="key")
+        nmf_dask.report(str(tmp_path / "m"), str(tmp_path / "r.html"), str(tmp_path / "c.parquet"))
+        told = overview(TopicModel.load(str(tmp_path / "m")).W_parts(), np.ones(3), 5)
+        for topic, due in zip(
+            data_of((tmp_path / "r.html").read_text())["topics"], told.typical, strict=True
+        ):
+            assert len(due) == 5
+            for one, document in zip(topic["documents"], due, strict=True):
+                plain = "".join(part if isinstance(part, str) else part[0] for part in one["text"])
+                assert (one["id"], plain) == (str(document.row // 10), texts[document.row])
+
+    def test_times_that_python_has_not_are_ids_and_dates(self, tmp_path):
+        """Those of a zone that this machine does not know, and of years beyond 9999."""
+        texts = [f"number{row} " + " ".join(SUBJECTS[row % 3]) for row in range(30)]
+        days = [86_400_000_000 * row + 5 for row in range(30)]
+        far = pa.array([4 * 10**17 + day for day in days], pa.timestamp("us"))
+        nowhere = pa.array(days, pa.timestamp("us", "Nowhere/Here"))
+        for name, at in (("far", far), ("nowhere", nowhere)):
+            place = tmp_path / name
+            place.mkdir()
+            pq.write_table(pa.table({"at": at, "day": nowhere, "text": texts}), place / "c.parquet")
+            fit_of(place, id_column="at", keep=("day",))
+            nmf_dask.report(str(place / "m"), str(place / "r.html"), str(place / "c.parquet"))
+            data = data_of((place / "r.html").read_text())
+            ids = at.cast(pa.timestamp("us", at.type.tz and "UTC")).cast(pa.string()).to_pylist()
+            (group,) = data["groups"]
+            assert (group["names"][0], group["names"][-1], len(group["names"])) == (
+                "1970-01-01",
+                "1970-01-30",
+                30,
+            )
+            for one in (one for topic in data["topics"] for one in topic["documents"]):
+                plain = "".join(part if isinstance(part, str) else part[0] for part in one["text"])
+                assert one["id"] == ids[int(plain.split()[0].removeprefix("number"))]
+            model = TopicModel.load(str(place / "m"))
+            assert model.top_documents(0, 3)["at"].type == at.type
+
+    def test_an_input_that_can_be_none_is_wrong_usage(self, fitted, tmp_path):
+        with pytest.raises(ConfigurationError, match=r"input=\('',\): .* at least 1 character"):
+            nmf_dask.report(str(fitted), str(tmp_path / "r.html"), "")
 
     def test_another_corpus_is_refused(self, fitted, tmp_path):
         pq.write_table(

@@ -1,6 +1,6 @@
 """The corpus: Parquet files found, checked by their footers, cut into partitions, read by columns."""
 
-from nmf_dask.corpus.columns import Columns
+from nmf_dask.corpus.columns import Columns, in_known_zone, python_value
 from nmf_dask.corpus.dataset import (
     Corpus,
     check_labels,
@@ -39,11 +39,13 @@ __all__ = [
     "check_labels",
     "difference",
     "find_corpus",
+    "in_known_zone",
     "joined",
     "look_at",
     "no_document",
     "open_corpus",
     "plan_groups",
+    "python_value",
     "read_ids",
     "read_kept",
     "read_labels",

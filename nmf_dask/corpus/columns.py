@@ -144,5 +144,28 @@ def common_types(found: Sequence[Mapping[str, tuple[Any, pa.DataType]]], names: 
     return pa.schema(fields)
 
 
+def in_known_zone(column: Any) -> Any:
+    """An array or scalar: times of a zone that this machine does not know in UTC, in which they are stored.
+
+    Any other as it is.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        return column
+    try:
+        pa.scalar(0, kind).cast(pa.date32())
+    except pa.ArrowInvalid:
+        return column.cast(pa.timestamp(kind.unit, "UTC"))
+    return column
+
+
+def python_value(scalar: pa.Scalar) -> Any:
+    """As Python has it; the scalar where it has none: nanoseconds without pandas, a zone that it does not know."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, KeyError):  # a zone that is not found is a KeyError
+        return scalar
+
+
 class TypeMismatch(Exception):  # noqa: N818  # never leaves this package
     """A column is not of one type: its name, and twice a file with the type there."""

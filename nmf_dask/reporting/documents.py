@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nmf_dask.corpus import in_known_zone, python_value
 from nmf_dask.store import weights_of
 
 SLICE_ROWS = 1 << 13
@@ -58,7 +59,7 @@ class Typical:
                 taken[topic] += 1
                 share = explained[at, topic] / totals[at]
                 self.best[topic].append(
-                    Document(row + at, ids[at].as_py(), float(W[at, topic]), float(share))
+                    Document(row + at, python_value(ids[at]), float(W[at, topic]), float(share))
                 )
         for one in self.best:
             one.sort(key=lambda document: (-document.weight, document.row))
@@ -91,7 +92,10 @@ class ByLabel:
 
 @dataclass
 class ByDate:
-    """Sums of what topics put into the documents of each day; of each month or year where days are many."""
+    """Sums of what topics put into the documents of each day; of each month or year where days are many.
+
+    A day is that of the column's time zone; of UTC where this machine does not know the zone.
+    """
 
     name: str
     step: str = "D"
@@ -100,7 +104,7 @@ class ByDate:
 
     def add(self, column: pa.Array, explained: NDArray[np.float64]) -> None:
         """Take in documents (n,) and what topics put into them (n, k)."""
-        days = column.cast(pa.date32(), safe=False).cast(pa.int32())
+        days = in_known_zone(column).cast(pa.date32(), safe=False).cast(pa.int32())
         known = days.is_valid().to_numpy(zero_copy_only=False)
         self.n_without += int(len(days) - known.sum())
         at = days.drop_null().to_numpy().astype("M8[D]").astype(f"M8[{self.step}]").astype(np.int64)
@@ -220,4 +224,6 @@ def as_text(value: Any) -> str:
     """An id or a date as the page shows it."""
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, pa.Scalar):
+        return str(in_known_zone(value).cast(pa.string()).as_py())
     return value.isoformat() if isinstance(value, date) else str(value)

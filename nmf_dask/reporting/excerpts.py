@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
@@ -13,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nmf_dask.config import CorpusSettings, VectorizerSettings
-from nmf_dask.corpus import Corpus, open_corpus, read_ids, read_texts_by_slices
-from nmf_dask.errors import InputDataError
+from nmf_dask.corpus import Corpus, open_corpus, python_value, read_ids, read_texts_by_slices
+from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.text.analysis import Analysis, analysis_of
 
 if TYPE_CHECKING:
@@ -40,29 +39,43 @@ def texts_of(
     """Text of each of the documents `wanted`, by its row in W, read from the corpus at `inputs`.
 
     It is read by the run's own settings, some MiB at a time, in this process, until all are found. Documents are known
-    by their ids, or by their order where ids are row numbers. Raises what reading a corpus raises, and InputDataError
-    where documents are not in it, or where it has to have as many as W and has not.
+    by their ids, or by their order where ids are row numbers. Of several with one id it is the one in its place in W,
+    or the first where the corpus has another order. Raises what reading a corpus raises, ConfigurationError for inputs
+    that can be none, and InputDataError where documents are not in it, or where it has to have as many as W and has
+    not.
     """
     if not wanted:
         return {}
-    told = model.run["config"]["corpus"] | {"input": inputs}
-    settings = CorpusSettings.model_validate_json(json.dumps(told))
+    settings = _settings(model, inputs)
     corpus = open_corpus(settings)
     by_order = settings.id_column is None
-    keys = {(one.row if by_order else one.id): one.row for one in wanted}
+    rows: dict[Any, list[int]] = {}
+    for one in wanted:
+        rows.setdefault(one.row if by_order else one.id, []).append(one.row)
     found: dict[int, str] = {}
+    in_place: set[int] = set()
     seen = 0
-    for ids, texts in _slices(corpus, list(keys)):
+    for ids, texts in _slices(corpus, list(rows)):
+        for key, at in ids:
+            for row in rows.get(key, ()):
+                if row == seen + at:
+                    in_place.add(row)
+                if row == seen + at or row not in found:
+                    found[row] = texts[at].as_py() or ""
         seen += len(texts)
-        for at in ids:
-            row = keys[at[0]]
-            found.setdefault(row, texts[at[1]].as_py() or "")
-        if len(found) == len(keys) and not by_order:
+        if len(in_place) == len(wanted) and not by_order:
             break
-    absent = sorted(set(keys.values()) - found.keys())
+    absent = sorted({one.row for one in wanted} - found.keys())
     if absent or (by_order and seen != n_documents):
         raise InputDataError(_another_corpus(inputs, wanted, absent, seen, n_documents))
     return found
+
+
+def _settings(model: TopicModel, inputs: tuple[str, ...]) -> CorpusSettings:
+    try:
+        return CorpusSettings.of(model.run["config"]["corpus"] | {"input": inputs})
+    except ValueError as error:
+        raise ConfigurationError(f"{error}. Give --input that of the fit, or leave it out") from None
 
 
 def _another_corpus(
@@ -84,7 +97,7 @@ def _slices(corpus: Corpus, keys: list[Any]) -> Iterator[tuple[list[tuple[Any, i
         if corpus.settings.id_column is None:
             there = [(key, key - row) for key in keys if row <= key < row + len(texts)]
         else:
-            there = [(ids[at].as_py(), at) for at in _places(ids, keys)]
+            there = [(python_value(ids[at]), at) for at in _places(ids, keys)]
         yield there, texts
         row += len(texts)
 
