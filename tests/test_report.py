@@ -288,6 +288,10 @@ class TestTheCommand:
         assert len(data_of(Folder("s3://pages/a/r.html").read_bytes())["topics"]) == 3
 
 
+def write(file: Path, texts: list[str], **columns) -> None:
+    pq.write_table(pa.table({**columns, "text": texts}), file)
+
+
 def fit_of(folder: Path, **corpus) -> None:
     """A model of the file in the folder, beside it."""
     nmf_dask.fit(
@@ -298,6 +302,30 @@ def fit_of(folder: Path, **corpus) -> None:
             output={"output": str(folder / "m")},
         )
     )
+
+
+def test_topics_that_an_update_brought_nothing_of_keep_their_terms(tmp_path):
+    write(tmp_path / "c.parquet", [" ".join(SUBJECTS[row % 3]) for row in range(30)])
+    fit_of(tmp_path)
+    write(tmp_path / "new.parquet", [" ".join(SUBJECTS[0])])
+    model = str(tmp_path / "m")
+    nmf_dask.update(
+        Settings(
+            corpus={"input": str(tmp_path / "new.parquet")},
+            output={"output": model},
+            update={"base": model},
+        )
+    )
+    nmf_dask.report(model, str(tmp_path / "r.html"))
+    page = (tmp_path / "r.html").read_text()
+    data = data_of(page)
+    terms = [{data["terms"][number] for number in topic["terms"]} for topic in data["topics"]]
+    assert sorted(map(sorted, terms)) == sorted(map(sorted, SUBJECTS))
+    quiet = [t for t, topic in enumerate(data["topics"]) if topic["share"] == 0]
+    named = ", ".join(f"#{t}" for t in quiet)
+    assert len(quiet) == 2
+    assert f"Topics that none of the update&#x27;s documents has anything of: {named}." in page
+    assert "Dead topics" not in page
 
 
 class TestTexts:
@@ -384,7 +412,7 @@ class TestTexts:
         for name, at in (("far", far), ("nowhere", nowhere)):
             place = tmp_path / name
             place.mkdir()
-            pq.write_table(pa.table({"at": at, "day": nowhere, "text": texts}), place / "c.parquet")
+            write(place / "c.parquet", texts, at=at, day=nowhere)
             fit_of(place, id_column="at", keep=("day",))
             nmf_dask.report(str(place / "m"), str(place / "r.html"), str(place / "c.parquet"))
             data = data_of((place / "r.html").read_text())

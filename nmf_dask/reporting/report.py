@@ -32,6 +32,8 @@ N_TERMS = 30
 N_DOCUMENTS = 5
 N_LABELS = 40
 _LISTED = 20  # of a warning's topics
+# Of a topic that the run's documents have nothing of (those of an update may not): its terms are still shown.
+_LEAST_SHARE = 1e-9
 
 
 def report(model: str, output: str = "report.html", input: str | Sequence[str] = ()) -> str:
@@ -186,6 +188,12 @@ def _doubtful_topics(model: TopicModel) -> list[str]:
     found = []
     shares = _shares(model)
     dead = sorted({*np.flatnonzero(~model.H.any(axis=1)).tolist(), *(model.run.get("dead_topics") or ())})
+    if "updated_from" in model.run:  # its documents are those that were new, and may be few
+        quiet = [t for t in dead if model.H[t].any()]
+        dead = [t for t in dead if t not in quiet]
+        if quiet:
+            named = _listed([f"#{t}" for t in quiet])
+            found.append(f"Topics that none of the update's documents has anything of: {named}.")
     if dead:
         found.append(
             f"Dead topics, without terms or documents: {_listed([f'#{t}' for t in dead])}. Lower -k."
@@ -213,7 +221,7 @@ def _shares(model: TopicModel) -> NDArray[np.float64]:
 def _data(model: TopicModel, told: Overview, texts: Mapping[int, str] | None) -> dict[str, Any]:
     """What page.js draws."""
     shares = _shares(model)
-    p = term_probabilities(model.H, shares)
+    p = term_probabilities(model.H, np.maximum(shares, _LEAST_SHARE))
     points = placed(distances(model.H))
     chosen = [relevant_terms(row, p, N_TERMS) for row in model.H]
     shown = np.unique(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
