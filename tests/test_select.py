@@ -214,6 +214,11 @@ def test_numbers_of_topics(given_value, numbers):
     assert SelectSettings(candidates=given_value).candidates == numbers
 
 
+def test_a_range_that_no_memory_holds_is_refused():
+    with pytest.raises(ValueError, match="10,000 numbers at most"):
+        SelectSettings(candidates="5:5000000000")
+
+
 @given(st.integers(2, 5), st.integers(2, 6), st.integers(0, 2**32 - 1), st.floats(0, 2))
 @settings(max_examples=60, deadline=None)
 def test_silhouettes_are_scikit_learns(n_fits, k, seed, noise):

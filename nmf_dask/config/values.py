@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 _SHORTEST_DEADLINE = 15  # seconds; the end of a job is given ten of them (pipeline/deadline.py)
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 _RANGE = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*(?::\s*(\d+)\s*)?")
+_MOST_NUMBERS = 10_000  # of a range, which one mistyped digit makes larger than memory
 _SECONDS = re.compile(r"\s*(\d+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?)?\s*", re.IGNORECASE)
 # S3 secrets hold slashes, which people paste as they are; no other scheme has a colon that far from a port.
 _S3_SECRET = re.compile(r"\b(s3[an]?://)[^\s@:\"']*:[^\s@\"']*@", re.IGNORECASE)
@@ -115,6 +116,10 @@ def _numbers(value: Any) -> Any:
         first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
         if step == 0 or last < first:
             raise ValueError('a range is "from:to:step", such as "5:50:5"')
+        if (last - first) // step >= _MOST_NUMBERS:
+            raise ValueError(
+                f'a range has {_MOST_NUMBERS:,} numbers at most: give it a step, such as "5:50:5"'
+            )
         numbers += range(first, last + 1, step)
     if all(type(one) is int for one in numbers):
         return tuple(sorted(set(numbers)))
