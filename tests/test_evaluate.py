@@ -286,6 +286,9 @@ def test_a_job_file_another_corpus_and_the_plan(folder, tmp_path):
     assert told["windows"]["c_v"] == {"words": 2, "n": 3}
     assert told["overall"]["c_npmi"] is None or -1 <= told["overall"]["c_npmi"] <= 1
     assert plan_evaluate(job(folder)).n_rows == len(TEXTS)
+    # No more terms than there are.
+    few, many = (plan_evaluate(job(folder, evaluate={"n_judged_terms": n})) for n in (10**3, 10**6))
+    assert few.expected_worker == many.expected_worker
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,8 @@ def _write(file: Folder, result: EvaluateResult) -> None:
 class EvaluatePlan(Planned):
     """What an evaluation would do."""
 
+    also_lower = " or --n-top-terms"
+
     model: str
     n_components: int
 
@@ -429,6 +431,7 @@ def _expected(settings: Settings, ready: _Ready, threads: int) -> Memory:
         in_process=settings.cluster.in_process,
     )
     text = min(largest, SLICE_BYTES)
-    pairs = 3 * 8 * model.n_components * settings.evaluate.n_judged_terms**2
+    n_terms = min(settings.evaluate.n_judged_terms, len(model.vocabulary))
+    pairs = 3 * 8 * model.n_components * n_terms**2
     more = threads * (2 * text * amounts(text, model.vectorizer_settings).counting + 3 * pairs)
     return Memory(base.driver + 2 * pairs, base.worker + more)
