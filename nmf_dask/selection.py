@@ -225,7 +225,7 @@ def _panel(title: str, series: dict[str, list[Point]], chosen: int, top: int) ->
         parts.append(f'<text x="{_LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{y:.4f}</text>')
     parts += [
         f'<text x="{place(x, low)[0]:.1f}" y="{top + _HEIGHT + 18}" text-anchor="middle">{x}</text>'
-        for x in sorted(set(ks))
+        for x in _apart(sorted(set(ks)), chosen, lambda x: place(x, low)[0])
     ]
     for number, (name, points) in enumerate(known.items()):
         colour = _COLOURS[number]
@@ -234,6 +234,15 @@ def _panel(title: str, series: dict[str, list[Point]], chosen: int, top: int) ->
             parts.append(f'<text {where} fill="{colour}" font-weight="bold">{name}</text>')
         parts += _curve(name, points, colour, place)
     return parts
+
+
+def _apart(ks: Sequence[int], chosen: int, across: Callable[[int], float]) -> list[int]:
+    """Numbers whose labels do not lie on one another, the chosen one among them."""
+    told: list[int] = []
+    for x in sorted(ks, key=lambda x: x != chosen):
+        if all(abs(across(x) - across(one)) > 4 * (len(str(x)) + len(str(one))) + 4 for one in told):
+            told.append(x)
+    return told
 
 
 def _curve(

@@ -1,8 +1,10 @@
 """`nmf-dask select`: the number of topics that was planted, what is shared and staged, and what cannot be done."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +261,18 @@ def test_recommendation():
     assert recommended(unknown, 0.5)[0] == 10
     assert "largest of which that is so, no held-out loss being known" in recommended(unknown, 0.5).reason
     assert "nan" not in drawn([candidate(5, 0.9, float("nan"))], 5)
+
+
+def test_numbers_below_a_picture_do_not_lie_on_one_another():
+    many = drawn([candidate(k, 0.9, 0.9) for k in range(2, 200)], 101)
+    places = re.findall(r'x="([\d.]+)" y="(\d+)" text-anchor="middle">(\d+)<', many)
+    for row in {y for _, y, _ in places}:
+        assert "101" in [k for _, y, k in places if y == row]
+        ends = sorted((float(x) - 3.5 * len(k), float(x) + 3.5 * len(k)) for x, y, k in places if y == row)
+        assert len(ends) > 10
+        assert all(one[1] < other[0] for one, other in pairwise(ends))
+    few = drawn([candidate(k, 0.9, 0.9) for k in (5, 10, 15)], 10)
+    assert sorted(re.findall(r'text-anchor="middle">(\d+)<', few)) == sorted(["5", "10", "15"] * 3)
 
 
 def test_completion_of_rows_takes_every_second_term():
