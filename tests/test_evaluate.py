@@ -221,6 +221,18 @@ def test_the_format_of_files_by_the_command(folder, tmp_path):
         assert json.loads(done.stdout)["n_documents"] == n
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_an_empty_field_is_no_label(folder, tmp_path, kind):
+    """As a null in Parquet."""
+    comma = "," if kind == "csv" else "\t"
+    rows = [f"{TEXTS[row]}{comma}{'ab '[row % 3].strip()}" for row in range(9)]
+    (tmp_path / f"a.{kind}").write_text("\n".join([f"text{comma}group", *rows, ""]))
+    corpus = {"input": str(tmp_path / f"a.{kind}"), "id_column": None}
+    labels = evaluate(job(folder, corpus=corpus, evaluate={"label_column": "group"})).told["labels"]
+    assert labels["names"] == ["a", "b"]
+    assert labels["n_without"] == 3
+
+
 def test_labels_that_a_csv_lacks(folder, tmp_path):
     (tmp_path / "a.csv").write_text("text,group\nw001 w002,a\n")
     settings = job(

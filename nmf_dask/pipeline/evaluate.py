@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nmf_dask import evaluation
 from nmf_dask.config import OutputSettings, Settings, redact
@@ -125,6 +126,8 @@ class EvidenceTasks:
         if self.label_column is None:
             return rows[raw.text_name], None
         labels = rows[self.label_column].cast(pa.string())
+        if raw.format in ("csv", "tsv"):  # where an empty field is all that stands for a null
+            labels = pc.if_else(pc.equal(labels, ""), None, labels)
         return rows[raw.text_name], labels.dictionary_encode().unify_dictionaries()
 
 
