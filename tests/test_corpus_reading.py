@@ -55,6 +55,14 @@ def test_labels_that_are_times_of_a_zone_that_this_machine_does_not_know(tmp_pat
     assert labels == ["1970-01-01 00:00:00.000Z", None, "1970-01-01 01:00:00.000Z"]
 
 
+def test_a_label_of_nan_is_none(tmp_path):
+    number = pa.array([1.0, float("nan"), None, 2.5])
+    assert number.null_count == 1
+    pq.write_table(pa.table({"text": ["a", "b", "c", "d"], "number": number}), tmp_path / "a.parquet")
+    (partition,) = opened(tmp_path).partitions
+    assert read_labels(partition, "number").to_pylist() == ["1", None, None, "2.5"]
+
+
 def test_a_real_corpus_is_read_whole():
     folder = corpus_folder("20newsgroups")
     corpus = opened(folder, id_column="doc_id", partition_bytes=MIB)

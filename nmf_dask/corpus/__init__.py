@@ -1,6 +1,6 @@
 """The corpus: Parquet files found, checked by their footers, cut into partitions, read by columns."""
 
-from nmf_dask.corpus.columns import Columns, in_known_zone, python_value
+from nmf_dask.corpus.columns import Columns, as_labels, in_known_zone, python_value
 from nmf_dask.corpus.dataset import (
     Corpus,
     check_labels,
@@ -36,6 +36,7 @@ __all__ = [
     "Raw",
     "Seen",
     "SourceFile",
+    "as_labels",
     "check_labels",
     "difference",
     "find_corpus",

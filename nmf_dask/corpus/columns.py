@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from nmf_dask.corpus.features import Features
@@ -157,6 +158,14 @@ def in_known_zone(column: Any) -> Any:
     except pa.ArrowInvalid:
         return column.cast(pa.timestamp(kind.unit, "UTC"))
     return column
+
+
+def as_labels(column: Any) -> Any:
+    """An array of labels, chunked or not, as strings: those of NaN, which stands for a missing number, are null."""
+    column = in_known_zone(column)
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    return column.cast(pa.string())
 
 
 def python_value(scalar: pa.Scalar) -> Any:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nmf_dask.corpus.columns import Columns, in_known_zone, key_value
+from nmf_dask.corpus.columns import Columns, as_labels, key_value
 from nmf_dask.corpus.features import MAPS, BadRow, Features
 from nmf_dask.corpus.footers import Column, Footer, brief, column_of, damaged, open_file
 from nmf_dask.corpus.locations import explain
@@ -174,12 +174,12 @@ def _key(piece: Piece, one: pa.Field) -> pa.Array:
 
 
 def read_labels(partition: Partition, label_column: str) -> pa.ChunkedArray:
-    """Labels of a partition's documents as strings, in chunks of one dictionary; a null is a document without a label.
+    """Labels of a partition's documents as strings, in chunks of one dictionary; a null or NaN is a document without.
 
     Raises what `read_texts` raises.
     """
     chunks = _read(partition, label_column, MAX_BATCH_ROWS)
-    encoded = [in_known_zone(chunk).cast(pa.string()).dictionary_encode() for _, chunk in chunks]
+    encoded = [as_labels(chunk).dictionary_encode() for _, chunk in chunks]
     return pa.chunked_array(encoded, pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
 
 

@@ -19,6 +19,7 @@ from nmf_dask.corpus import (
     Corpus,
     Partition,
     Raw,
+    as_labels,
     check_labels,
     no_document,
     open_corpus,
@@ -125,7 +126,7 @@ class EvidenceTasks:
     def _of_raw(self, raw: Raw, rows: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
         if self.label_column is None:
             return rows[raw.text_name], None
-        labels = rows[self.label_column].cast(pa.string())
+        labels = as_labels(rows[self.label_column])
         if raw.format in ("csv", "tsv"):  # where an empty field is all that stands for a null
             labels = pc.if_else(pc.equal(labels, ""), None, labels)
         return rows[raw.text_name], labels.dictionary_encode().unify_dictionaries()
