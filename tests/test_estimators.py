@@ -89,6 +89,28 @@ def test_dense_passes_are_the_iterations_of_scikit_learn(loss: str, dtype: Any) 
         np.testing.assert_array_equal(A, held[name])
 
 
+@pytest.mark.parametrize(("init", "shuffle"), [("nndsvdar", False), ("random", True), ("nndsvdar", True)])
+def test_a_seed_draws_the_numbers_of_scikit_learn(init: str, shuffle: bool) -> None:
+    """Which begins with it again for each thing that is drawn; of a stream it goes on."""
+    X = planted()
+    parameters = {"n_components": 5, "init": init, "shuffle": shuffle, "max_iter": 10, "tol": 0}
+    for seed in (3, np.random.RandomState):
+        ours, theirs = (
+            kind(random_state=seed if seed == 3 else seed(7), **parameters).fit(X) for kind in (NMF, TheirNMF)
+        )
+        np.testing.assert_allclose(ours.components_, theirs.components_, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.5])
+def test_rows_without_entries_add_nothing_to_the_error(beta: float) -> None:
+    X = planted()
+    X[::3] = 0
+    parameters = {"n_components": 5, "init": "random", "solver": "mu", "beta_loss": beta, "random_state": 0}
+    ours, theirs = (kind(**parameters).fit(X) for kind in (NMF, TheirNMF))
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.reconstruction_err_ == pytest.approx(theirs.reconstruction_err_, rel=1e-9)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_pieces_of_a_dense_matrix_and_threads_change_nothing(
     loss: str, monkeypatch: pytest.MonkeyPatch

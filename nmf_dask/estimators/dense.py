@@ -297,6 +297,8 @@ def _divergence(X: Array, WH: Array, beta: float) -> float:
         return float(x @ np.log(x / wh)) - float(x.sum()) + total
     if beta == 0:
         return float((x / wh - np.log(x / wh)).sum()) - X.size
-    powers = float((np.maximum(WH, EPSILON).astype(np.float64) ** beta).sum())
+    if beta < 0:
+        np.maximum(WH, EPSILON, out=WH)
+    powers = float((WH.astype(np.float64) ** beta).sum())
     cross = float(x @ wh ** (beta - 1))
     return (float((x**beta).sum()) - beta * cross + (beta - 1) * powers) / (beta * (beta - 1))

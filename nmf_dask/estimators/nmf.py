@@ -220,16 +220,16 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return None
 
     def _fit_dense(self, X: Rows, k: int, W: Any, H: Any, wanted: bool) -> Array:
-        rng = check_random_state(self.random_state)
-        W, H = self._start(X, k, W, H, rng)
+        W, H = self._start(X, k, W, H)
         if self._beta <= 0 and min(block.min() for block in X.blocks) == 0:
             raise ValueError(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. Please add small values to X, or "
                 "use a positive beta_loss."
             )
         tol, max_iter = float(self.tol), int(self.max_iter)
+        order = check_random_state(self.random_state) if self.shuffle else None
         with Dense(X.blocks, self._beta, self._penalties(X.shape), self.solver, threads()) as dense:
-            fit = dense.fit(W, H, tol, max_iter, rng if self.shuffle else None)
+            fit = dense.fit(W, H, tol, max_iter, order)
             err = float(np.sqrt(2 * dense.divergence(fit.W, fit.H)))
         self._ended(fit.H, fit.n_iter, err, "tol" if fit.converged else "max_iter")
         return dense.weights(fit.H, tol, max_iter) if wanted and self._beta == 2 else fit.W
@@ -320,19 +320,16 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             )
         return self.init
 
-    def _start(
-        self, X: Rows, k: int, W: Any, H: Any, rng: np.random.RandomState | None = None
-    ) -> tuple[Array, Array]:
+    def _start(self, X: Rows, k: int, W: Any, H: Any) -> tuple[Array, Array]:
         init = self._init(X.shape, k)
-        rng = rng or check_random_state(self.random_state)
         if init != "custom":
             self._warn_of_unused(W, H)
-            return started(X, k, init, rng)
+            return started(X, k, init, self.random_state)
         if H is None and W is None:
             raise ValueError('init="custom" starts from W and H: give both to fit')
         if H is None or W is None:
             # One of them says nothing of the other's size: that is the random start's.
-            random_W, random_H = started(X, k, "random", rng)
+            random_W, random_H = started(X, k, "random", self.random_state)
             W, H = random_W if W is None else W, random_H if H is None else H
         H = checked_factor(H, (k, X.shape[1]), "H")
         W = checked_factor(W, (X.shape[0], k), "W")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.utils import check_random_state
 from sklearn.utils.extmath import randomized_svd
 
 from nmf_dask.estimators.rows import Rows
@@ -16,15 +17,20 @@ Array = NDArray[Any]
 ZERO = 1e-6  # NNDSVD's: what is smaller counts as zero
 
 
-def started(X: Rows, k: int, init: str, rng: np.random.RandomState) -> tuple[Array, Array]:
-    """W (n, k) and H (k, m) by `init`: "random", "nndsvd", "nndsvda" or "nndsvdar"."""
+def started(X: Rows, k: int, init: str, random_state: Any) -> tuple[Array, Array]:
+    """W (n, k) and H (k, m) by `init`: "random", "nndsvd", "nndsvda" or "nndsvdar".
+
+    A seed as `random_state` is begun with again for what fills zeros, as in scikit-learn.
+    """
     mean = X.total / (X.shape[0] * X.shape[1])
+    rng = check_random_state(random_state)
     if init == "random":
         scale = np.sqrt(mean / k)
         H = np.abs(scale * rng.standard_normal((k, X.shape[1])))
         W = np.abs(scale * rng.standard_normal((X.shape[0], k)))
         return W.astype(X.dtype), H.astype(X.dtype)
     W, H = _nndsvd(_whole(X), k, rng)
+    rng = check_random_state(random_state)
     for A in (W, H):
         small = A < ZERO
         A[small] = mean if init == "nndsvda" else 0.0
