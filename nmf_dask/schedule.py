@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import ModelSettings
+from nmf_dask.kernels.kullback_leibler import TINY
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.kernels.objective import Frobenius, KullbackLeibler, Objective, Penalties
 
@@ -66,7 +67,7 @@ def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> O
     )
     if model.beta_loss == "frobenius":
         return Frobenius(penalties, solver=model.method)
-    return KullbackLeibler(penalties, floor=1e-7 * scale)
+    return KullbackLeibler(penalties, floor=max(1e-7 * scale, float(TINY)))  # stored zeros alone are of no scale
 
 
 def is_plain(model: ModelSettings) -> bool:

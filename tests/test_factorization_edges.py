@@ -107,8 +107,9 @@ def test_fewer_documents_than_strips_or_topics(loss: str, init: str, n: int) -> 
 
 @every_loss
 @every_init
-def test_a_matrix_of_zeros(loss: str, init: str) -> None:
-    result = fitted(sp.csr_array((10, 8)), loss, 3, init=init)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_matrix_of_zeros(loss: str, init: str, stored: bool) -> None:
+    result = fitted(0 * text_like(10, 8, 2, 0) if stored else sp.csr_array((10, 8)), loss, 3, init=init)
     assert result.rows[-1].reconstruction_err == pytest.approx(0.0, abs=1e-6)
 
 

@@ -54,7 +54,9 @@ def optimality(X: np.ndarray, W: np.ndarray, H: np.ndarray, model: ModelSettings
     if model.beta_loss == "frobenius":
         up, down = X @ H.T, W @ (H @ H.T)
     else:
-        up, down = (X / np.maximum(W @ H, FLOOR)) @ H.T, np.broadcast_to(H.sum(axis=1), W.shape)
+        sums = X.sum(axis=1, keepdims=True)
+        floor = FLOOR * np.where(sums > 0, np.minimum(sums, 1), 1)  # of a small row less
+        up, down = (X / np.maximum(W @ H, floor)) @ H.T, np.broadcast_to(H.sum(axis=1), W.shape)
     slope = down + l1 + l2 * W - up
     size = np.maximum(up + down + l1 + l2 * W, 1e-300)
     wrong = np.where(W > 0, np.abs(slope), np.maximum(-slope, 0)) / size
@@ -108,6 +110,16 @@ def test_the_solver_of_the_fit_is_no_matter() -> None:
     X, H = text_like(60, 80, 6, 0), random_H(np.random.default_rng(0), 6, 80, 0)
     mu, cd = (folded(X, H, model_of("frobenius", 6, solver=solver)) for solver in ("mu", "cd"))
     assert mu.tobytes() == cd.tobytes()
+
+
+def test_a_row_of_millionths_keeps_its_weights() -> None:
+    """Kullback-Leibler: scikit-learn's floor is larger than all its products. Nothing but the size is another."""
+    random = np.random.default_rng(0)
+    H, X = random_H(random, 8, 60, 1), text_like(20, 60, 4, 0).toarray()
+    whole = folded(X, H, model_of("kullback-leibler", 8))
+    for size in (1e-6, 1e-12, 1e-25):
+        W = folded(X * size, H, model_of("kullback-leibler", 8))
+        np.testing.assert_allclose(W / size, whole, rtol=1e-4, atol=1e-5 * whole.max())
 
 
 @every_loss

@@ -38,7 +38,8 @@ Indices = NDArray[np.int32]
 Offsets = NDArray[np.int64]
 
 # scikit-learn's floor under WH where it divides X (EPSILON of sklearn.decomposition._nmf). A constant, and so the same
-# for every document.
+# for every document that sums to 1 or more. It would leave nothing of a row of millionths (shares, abundances): what
+# sums to less is solved as if it summed to 1, since divergence and weights go with the size of the row.
 FLOOR = float(np.finfo(np.float32).eps)
 # What Newton's method begins from; it decides how long that takes, and nothing else.
 SWEEPS = 20
@@ -89,36 +90,40 @@ def fit_rows(
     """Set W (n, kp) to what minimizes D(X, WH) + l1 ΣW + ½ l2 ‖W‖², W ≥ 0, for the CSR matrix X (n, m).
 
     D is the generalized Kullback-Leibler divergence, with its logarithm carried on as a straight line below FLOOR: then
-    its slope is X / max(WH, FLOOR), as in scikit-learn's updates. `h_sums` (kp,) are the sums of H over the features.
+    its slope is X / max(WH, FLOOR), as in scikit-learn's updates. In a row that sums to less than 1 FLOOR is that share
+    of itself. `h_sums` (kp,) are the sums of H over the features.
     """
     kp = HT.shape[1]
     assert kp % LANES == 0  # else memory of others would be read
     assert h_sums.size == kp
     assert W.shape[1] == kp
     assert W.shape[0] == indptr.size - 1
-    longest = 0
+    longest, sizes = 0, np.ones(W.shape[0])
+    sums, nothing = h_sums.astype(np.float32), np.empty((0, kp), np.float32)
     for i in range(W.shape[0]):
         longest = max(longest, indptr[i + 1] - indptr[i])
-        _start(data[indptr[i] : indptr[i + 1]], h_sums, W[i])
-    sums, nothing = h_sums.astype(np.float32), np.empty((0, kp), np.float32)
-    update_rows(indptr, indices, data, 0, W.shape[0], W, HT, sums, SWEEPS, l1, l2, FLOOR, nothing)
+        whole = _start(data[indptr[i] : indptr[i + 1]], h_sums, W[i])
+        if 0.0 < whole < 1.0:
+            sizes[i] = whole
+        floor = FLOOR * sizes[i]
+        update_rows(indptr, indices, data, i, i + 1, W[i : i + 1], HT, sums, SWEEPS, l1, l2, floor, nothing)
     row, chosen, room = _new_row(longest), _new_chosen(longest, kp), new_room(kp)
     costs, gradient = h_sums + l1, np.empty(kp)
     for i in range(W.shape[0]):
         rows = indices[indptr[i] : indptr[i + 1]]
-        width = _take(data[indptr[i] : indptr[i + 1]], row)
+        width = _take(data[indptr[i] : indptr[i + 1]], sizes[i], row)
         chosen.n[0] = 0
-        _choose_large(W[i], costs, rows, HT, width, chosen)
+        _choose_large(W[i], sizes[i], costs, rows, HT, width, chosen)
         _products(chosen, chosen.w, width, row.u)
         for _ in range(MOST_STEPS):
             _slopes(row, width)
             multiply_HT(rows, 0, row.slope, 0, rows.size, HT, 0.0, gradient, 0)
             _choose_gaining(gradient, costs, rows, HT, width, chosen)
-            if _step(gradient, row, costs, l2, width, chosen, room):
+            if _step(gradient, row, costs, l2 * sizes[i], width, chosen, room):
                 break
         W[i] = 0.0
         for a in range(chosen.n[0]):
-            W[i, chosen.topic[a]] = chosen.w[a]
+            W[i, chosen.topic[a]] = chosen.w[a] * sizes[i]
 
 
 @compiled
@@ -140,8 +145,8 @@ def _new_chosen(longest: int, kp: int) -> Chosen:
 
 
 @compiled
-def _start(x: Floats, h_sums: Doubles, w: Floats) -> None:
-    """Each topic that has any weights explains an equal part of the row."""
+def _start(x: Floats, h_sums: Doubles, w: Floats) -> float:
+    """Each topic that has any weights explains an equal part of the row; the sum of the row."""
     whole, alive = 0.0, 0
     for p in range(x.size):
         whole += x[p]
@@ -149,14 +154,15 @@ def _start(x: Floats, h_sums: Doubles, w: Floats) -> None:
         alive += h_sums[t] > 0.0
     for t in range(w.size):
         w[t] = whole / (alive * h_sums[t]) if h_sums[t] > 0.0 else 0.0
+    return whole
 
 
 @compiled
-def _take(x: Floats, row: Row) -> int:
-    """Copy a row's numbers; how many they are with the zeros that fill them up."""
+def _take(x: Floats, size: float, row: Row) -> int:
+    """Copy a row's numbers, of which `size` is one; how many they are with the zeros that fill them up."""
     width = (x.size + LANES - 1) & WHOLE
     for p in range(x.size):
-        row.x[p] = x[p]
+        row.x[p] = x[p] / size
     for p in range(x.size, width):
         row.x[p] = 0.0
     return width
@@ -177,16 +183,16 @@ def _choose(t: int, weight: float, rows: Indices, HT: Floats, width: int, chosen
 
 @compiled
 def _choose_large(
-    found: Floats, costs: Doubles, rows: Indices, HT: Floats, width: int, chosen: Chosen
+    found: Floats, size: float, costs: Doubles, rows: Indices, HT: Floats, width: int, chosen: Chosen
 ) -> None:
-    """Begin with what the updates found, without its small parts."""
+    """Begin with what the updates found, of which `size` is one, without its small parts."""
     largest = 0.0
     for t in range(found.size):
         chosen.is_chosen[t] = 0
         largest = max(largest, found[t] * costs[t])
     for t in range(found.size):
         if found[t] > 0.0 and found[t] * costs[t] >= SMALL * largest:
-            _choose(t, found[t], rows, HT, width, chosen)
+            _choose(t, found[t] / size, rows, HT, width, chosen)
 
 
 @compiled
