@@ -67,7 +67,8 @@ def objective_of(model: ModelSettings, n_features: int, scale: float = 1.0) -> O
     )
     if model.beta_loss == "frobenius":
         return Frobenius(penalties, solver=model.method)
-    return KullbackLeibler(penalties, floor=max(1e-7 * scale, float(TINY)))  # stored zeros alone are of no scale
+    # Stored zeros alone are of no scale.
+    return KullbackLeibler(penalties, floor=max(1e-7 * scale, float(TINY)))
 
 
 def is_plain(model: ModelSettings) -> bool:

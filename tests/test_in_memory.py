@@ -184,7 +184,7 @@ def test_fold_in_takes_no_documents_at_all(loss: str) -> None:
 
 
 @every_loss
-@pytest.mark.parametrize("scale", [1e-9, 1e-2, 1e5])  # scikit-learn's floor under WH would leave nothing of the first
+@pytest.mark.parametrize("scale", [1e-9, 1e-2, 1e5])  # scikit-learn's own floor would leave nothing of 1e-9
 def test_fold_in_scales_with_the_documents(loss: str, scale: float) -> None:
     X = text_like(30, 40, 4, 0)
     HT = pad_H(np.random.default_rng(0).random((4, 40)))
