@@ -13,7 +13,7 @@ from nmf_dask.config import ModelSettings
 from nmf_dask.factorization import Fit
 from nmf_dask.fixed import FixedH
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
+from nmf_dask.kernels.matrices import LARGEST, Csr, from_scipy, frozen
 from nmf_dask.observer import Pass
 from nmf_dask.schedule import strip_count
 
@@ -43,8 +43,8 @@ def factorize(
     X may be a list of such, one below the other.
     `W` (n, k) and `H` (k, m) are where it starts; without both it starts as `model.init` says. Rows are visited in
     `n_strips` strips (None: as many as the sizes ask for), `threads` at once; the schedule takes the order of the rows
-    for random. Raises ValueError where the arrays do not fit each other, and for values that are negative or not
-    finite in float32.
+    for random. Raises ValueError where the arrays do not fit each other, and for values that are negative, not finite
+    in float32 or, in X, over 1e15.
     """
     csrs = [_checked_csr(block) for block in (X if isinstance(X, list) else [X])]
     if (W is None) != (H is None):
@@ -80,6 +80,8 @@ def _checked_csr(X: Any) -> Csr:
     with np.errstate(over="ignore"):  # infinities are refused
         csr = frozen(from_scipy(X))
     _check_values("X", csr.data)
+    if csr.data.max(initial=0) > LARGEST:
+        raise ValueError(f"X holds {csr.data.max():g}, whose sums are beyond float32; scale it first")
     return csr
 
 

@@ -15,6 +15,7 @@ from nmf_dask.config import ModelSettings, VectorizerSettings
 from nmf_dask.corpus.features import MAPS
 from nmf_dask.errors import InputDataError
 from nmf_dask.exports import find_topics, table_of, to_pyldavis, to_sklearn, top_documents, topic_info
+from nmf_dask.kernels.matrices import LARGEST
 from nmf_dask.store import H_FEATURES, Folder, Manifest, RunFolder, open_run, top_features, weights_of
 from nmf_dask.vocabulary import Vocabulary
 
@@ -125,7 +126,7 @@ class TopicModel:
         As scikit-learn's NMF.transform of the same H run to convergence; no document looks at another. A null is an
         empty document; a document with no known term gets a row of zeros. A model of counts takes dicts of names to
         numbers, or an Arrow array of maps. Raises TypeError for one string instead of several, and for texts where
-        counts are asked for, or the reverse; ValueError for a number that is not finite or negative.
+        counts are asked for, or the reverse; ValueError for a number that is not from 0 to 1e15.
         """
         documents, folding = (_counts if self.of_counts else _documents)(texts), self.folding()
         W = np.zeros((len(documents), self.n_components), np.float32)
@@ -217,8 +218,8 @@ def _counts(rows: Any) -> pa.Array | pa.ChunkedArray:
     rows = rows.cast(MAPS)
     chunks = rows.chunks if isinstance(rows, pa.ChunkedArray) else [rows]
     values = np.concatenate([np.empty(0), *(chunk.items.fill_null(np.nan).to_numpy() for chunk in chunks)])
-    if not np.all((values >= 0) & np.isfinite(values)):
-        raise ValueError("counts are finite numbers from 0 on")
+    if not np.all((values >= 0) & (values <= LARGEST)):
+        raise ValueError(f"counts are numbers from 0 to {LARGEST:g}")
     return rows
 
 

@@ -308,8 +308,12 @@ def test_what_it_refuses() -> None:
         NMF(2, solver="mu", beta_loss=0.5).partial_fit(X)
     with pytest.raises(NotFittedError):
         NMF(2).transform(X)
+    for size in (1e60, 1e20):
+        with pytest.raises(ValueError, match="beyond float32"):
+            NMF(2).fit(large_sparse().astype(np.float64) * size)
+    kl = NMF(2, solver="mu", beta_loss="kullback-leibler").fit(X)
     with pytest.raises(ValueError, match="beyond float32"):
-        NMF(2).fit(large_sparse().astype(np.float64) * 1e60)
+        kl.transform(X * 1e60)
 
 
 def test_a_fit_that_was_cut_short_says_so() -> None:

@@ -132,9 +132,10 @@ def test_what_is_no_matrix_is_refused(X: Any) -> None:
     assert str(X.shape) in str(caught.value)
 
 
-def test_values_beyond_float32_are_refused() -> None:
+@pytest.mark.parametrize("value", [1e39, 1e18])  # a sum of squares of the second is too large
+def test_values_beyond_float32_are_refused(value: float) -> None:
     X = np.ones((5, 4))
-    X[2, 2] = 1e39
+    X[2, 2] = value
     with pytest.raises(ValueError, match="beyond float32"):
         factorize(X, FEW)
 

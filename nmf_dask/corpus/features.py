@@ -19,12 +19,12 @@ from nmf_dask.corpus.footers import Column, Footer, find_column, is_list, plain_
 from nmf_dask.corpus.locations import Location, explain
 from nmf_dask.corpus.locations import parse as location_of
 from nmf_dask.errors import InputDataError
+from nmf_dask.kernels.matrices import LARGEST
 
 MAPS = pa.map_(pa.string(), pa.float64())
 """Of rows as they are counted: the names that a row holds, each with how much of it."""
 ENTRY_BYTES = 24
 """Of a name and a number in memory, about: what plans take for the text of an entry."""
-LARGEST = float(np.finfo(np.float32).max)
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 
 
@@ -193,7 +193,7 @@ def as_maps(
         check(
             ~((numbers >= 0) & (numbers <= LARGEST)),
             lambda at: (
-                f"has the value {values[at]} of {str(names[at])!r}, and values are finite numbers from 0 on"
+                f"has the value {values[at]} of {str(names[at])!r}, and values are numbers from 0 to {LARGEST:g}"
             ),
         )
     names = names.cast(pa.string())

@@ -13,11 +13,11 @@ from threadpoolctl import threadpool_limits
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import ModelSettings
 from nmf_dask.estimators.dense import FOLD_ROWS
-from nmf_dask.estimators.rows import Rows
+from nmf_dask.estimators.rows import Rows, as_csr
 from nmf_dask.fixed import FixedH
 from nmf_dask.in_memory import factorize
 from nmf_dask.initialization import pad_H
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen, rows_between
+from nmf_dask.kernels.matrices import Csr, rows_between
 from nmf_dask.schedule import schedule
 
 Array = NDArray[Any]
@@ -49,19 +49,10 @@ def fit_sparse(X: Rows, model: ModelSettings, W: Array | None = None, H: Array |
         ]
     lows = np.cumsum([0, *map(len, orders)])
     places = np.concatenate([low + order for low, order in zip(lows[:-1], orders, strict=True)])
-    blocks = [shuffled(block, order) for block, order in zip(X.blocks, orders, strict=True)]
+    blocks = [as_csr(block, order) for block, order in zip(X.blocks, orders, strict=True)]
     with threadpool_limits(1, user_api="blas"):  # the engine has threads of its own
         fit = factorize(blocks, model, None if W is None else W[places], H, threads=threads())
     return EngineFit(fit.H, len(fit.rows), fit.stop_reason, fit.rows[-1].reconstruction_err)
-
-
-def shuffled(X: Any, order: NDArray[np.int64]) -> Csr:
-    """The rows of a matrix in another order, as the engine takes them; ValueError for what float32 cannot hold."""
-    with np.errstate(over="ignore"):
-        block = frozen(from_scipy(X, order))
-    if not np.isfinite(block.data).all():
-        raise ValueError("X holds values beyond float32; scale it first")
-    return block
 
 
 def takes_order_for_random(model: ModelSettings, sizes: Sizes) -> bool:

@@ -24,8 +24,8 @@ from threadpoolctl import threadpool_limits
 from nmf_dask.beginning import begin, fit_of
 from nmf_dask.blocks import LocalBlocks, Run, Sizes, cut_strips
 from nmf_dask.config import ModelSettings, machine_bytes
-from nmf_dask.estimators.engine import EngineFit, shuffled, threads
-from nmf_dask.estimators.rows import Rows, as_scipy, checked_factor
+from nmf_dask.estimators.engine import EngineFit, threads
+from nmf_dask.estimators.rows import Rows, as_csr, as_scipy, checked_factor
 from nmf_dask.factorization import Fit, FitState, FoldIn, Outcome, factor_of
 from nmf_dask.initialization import pad_H
 from nmf_dask.kernels.matrices import Csr, rows_between
@@ -156,7 +156,7 @@ def _block_of(chunk: Any, number: int, seed: int, m: int) -> Csr:
     """A task: a chunk as the engine takes it, its rows shuffled: any share of them is a random sample."""
     X = _checked(chunk, m)
     order = np.random.default_rng([seed, 4, number]).permutation(X.shape[0])
-    return shuffled(X, order)
+    return as_csr(X, order)
 
 
 def _facts(block: Csr) -> Facts:

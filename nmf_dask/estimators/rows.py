@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from nmf_dask.kernels.matrices import Csr, from_scipy, frozen
+from nmf_dask.kernels.matrices import LARGEST, Csr, from_scipy, frozen
 
 # A sparse matrix with this share of entries, or this small, is worked on as a dense one: BLAS is faster on it, and it
 # then ends in the same numbers. At a fifth of the entries a dense float32 takes less than the sparse.
@@ -55,7 +55,7 @@ class Rows(NamedTuple):
 
     def csr(self) -> list[Csr]:
         """The blocks as the kernels take them: float32."""
-        return [frozen(from_scipy(X)) for X in self.blocks]
+        return [as_csr(X, largest=float(np.finfo(np.float32).max)) for X in self.blocks]
 
 
 def is_dask(X: Any) -> bool:
@@ -71,6 +71,15 @@ def are_blocks(X: Any) -> bool:
 def as_scipy(X: Any) -> Any:
     """A matrix of the package sparse (COO, GCXS) as SciPy's; everything else as it is."""
     return X.to_scipy_sparse() if hasattr(X, "to_scipy_sparse") else X
+
+
+def as_csr(X: Any, order: NDArray[np.int64] | None = None, largest: float = LARGEST) -> Csr:
+    """The rows of a matrix, in `order`, as the kernels take them; ValueError for values over `largest`."""
+    with np.errstate(over="ignore"):
+        block = frozen(from_scipy(X, order))
+    if not block.data.max(initial=0) <= LARGEST:
+        raise ValueError(f"X holds values over {largest:g}, whose sums are beyond float32; scale it first")
+    return block
 
 
 def _is_matrix(X: Any) -> bool:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+# Of what a matrix holds: float32 ends at 3e38, and takes the squares of this over a hundred million documents. Beyond
+# it sums are infinite, and factors NaN.
+LARGEST = 1e15
+
+
 class Csr(NamedTuple):
     """A block of n documents by `n_columns` features in compressed rows; rows are sorted by column."""
 
