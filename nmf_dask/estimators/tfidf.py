@@ -54,7 +54,8 @@ use_idf, smooth_idf, sublinear_tf
     idf_ : ndarray (m,)
         Inverse document frequencies.
     collision_rate_ : float
-        The share of the columns' document frequency that is not the named term's: 0 where no two terms met.
+        The share of the columns' document frequency that is not the named term's: 0 where no two terms met, or only
+        in documents that hold the named one.
     vocabulary_ : dict
         The column of each name.
     n_documents_ : int
