@@ -54,7 +54,7 @@ def test_the_two_commands_make_their_own_environment() -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if "venv" in line]
     assert commands == [
         "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/nmf-dask demo",
-        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest -n 2",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest -n 3",
     ]
 
 
