@@ -1,7 +1,7 @@
 """W as CSV, beside W as Parquet: the same numbers, by whoever reads it, in fit and transform."""
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
@@ -154,3 +154,16 @@ def test_what_csv_cannot_hold_is_told_before_the_fit(tmp_path, columns, corpus, 
         fit(settings_of(tmp_path / "c", tmp_path / "m", corpus=corpus, output=output))
     assert not (tmp_path / "m").exists()
     fit(settings_of(tmp_path / "c", tmp_path / "m", corpus=corpus))
+
+
+def test_a_zone_that_the_machine_does_not_know_is_told_in_utc(tmp_path):
+    """Catches the bug (exit 1) that a filter ended as, and a CSV that failed once the fit was done."""
+    (tmp_path / "c").mkdir()
+    days = pa.array([i * 86_400_000_000 for i in range(N)], pa.timestamp("us", "Mars/Base"))
+    pq.write_table(pa.table({"at": days, "text": TEXTS}), tmp_path / "c" / "a.parquet")
+    corpus = {"id_column": None, "keep": ("at",), "where": "at >= '1970-01-11'"}
+    output = {"w_format": "csv", "output": str(tmp_path / "m")}
+    run = Path(fit(settings_of(tmp_path / "c", tmp_path / "m", corpus=corpus, output=output)).uri)
+    assert pq.read_table(run / "W" / "part-00000.parquet")["at"].type.tz == "Mars/Base"
+    csv = pd.read_csv(run / "W_csv" / "part-00000.csv")
+    assert csv["at"].str[:10].tolist() == [str(date(1970, 1, 11) + timedelta(i)) for i in range(N - 10)]

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nmf_dask.corpus.columns import python_value
 from nmf_dask.errors import ConfigurationError
 
 Value = bool | int | float | str
@@ -99,7 +100,7 @@ class Compared:
             return frozenset({None})
         found: set[bool | None] = set() if facts.nulls is False else {None}
         low, high, value = facts.low, facts.high, _literal(self, type_)
-        value = value.as_py() if isinstance(value, pa.Scalar) else value
+        value = python_value(value) if isinstance(value, pa.Scalar) else value
         try:
             found |= _outcomes_within(self.symbol, low, high, value)
         except TypeError:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nmf_dask.corpus import in_known_zone
 from nmf_dask.errors import ConfigurationError
 from nmf_dask.observer import Pass
 
@@ -112,7 +113,7 @@ def flat_table(table: pa.Table) -> pa.Table:
     flat = weights.flatten().to_numpy(zero_copy_only=False).reshape(-1, k)
     before = table.drop_columns("weights")
     columns = [
-        column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
+        column.cast(pa.string()) if pa.types.is_string_view(column.type) else in_known_zone(column)
         for column in before.columns
     ]
     names = [*before.column_names, *_weight_names(k)]
