@@ -197,6 +197,19 @@ class TestInterrupted:
         for key in ("n_documents", "n_empty_documents", "topics"):
             assert again.told[key] == other[key]
 
+    def test_one_killed_in_its_first_part_goes_on(self, tmp_path, model, corpus):
+        """There is half a part then, and nothing that says what it is of."""
+        transform(job(model, corpus, tmp_path / "undisturbed"))
+        due = parts_of(tmp_path / "undisturbed")
+        (tmp_path / "w" / "W").mkdir(parents=True)
+        (tmp_path / "w" / min(due)).write_bytes(b"PAR1")
+        transform(job(model, corpus, tmp_path / "w"))
+        assert parts_of(tmp_path / "w") == due
+        (tmp_path / "other" / "W").mkdir(parents=True)
+        (tmp_path / "other" / "W" / "part-00000.parquet").write_bytes(b"PAR1")
+        with pytest.raises(InputDataError, match="neither empty nor the output of a transform: it holds W"):
+            transform(job(model, corpus, tmp_path / "other"))
+
     def test_what_was_committed_can_be_read_all_the_while(self, tmp_path, model, corpus):
         settings = job(model, corpus, tmp_path / "w", corpus=SMALL, transform=NEW_ONLY)
         transform(settings)

@@ -264,6 +264,13 @@ class TestNothingNew:
             os.utime(file)
         assert plain.updated().finished_before
 
+    def test_files_that_were_touched_are_not_new_to_a_filter(self, tmp_path):
+        night(tmp_path / "c", 0, TEXTS[:N_OLD])
+        filtered = {"where": "doc_id != 'n0-7'"}
+        fit(settings_of(tmp_path / "c", tmp_path / "m", corpus=filtered))
+        os.utime(tmp_path / "c" / "night-000.parquet", ns=(1, 1))
+        assert update(job(tmp_path / "c", tmp_path / "m", corpus=filtered)).finished_before
+
     def test_new_files_without_rows(self, plain, tmp_path):
         plain.corpus = shutil.copytree(plain.corpus, tmp_path / "corpus")
         plain.updated()

@@ -205,8 +205,9 @@ def _new_of(settings: Settings, known: Sequence[InputFile], seen: Sequence[Seen]
             f"files changed since they were taken in, and what they said then cannot be taken back: {shown}{more}. "
             "Restore them, or give --history reread with all of the corpus as --input"
         )
-    if looked.raw is None and not any(
-        file.n_rows for one, file in zip(others, looked.files, strict=True) if one in new
+    if not new or (
+        looked.raw is None
+        and not any(file.n_rows for one, file in zip(others, looked.files, strict=True) if one in new)
     ):
         return None
     return open_corpus(settings.corpus, [one.found for one in new])

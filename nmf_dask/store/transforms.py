@@ -177,7 +177,10 @@ class TransformFolder:
             raise InputDataError(f"{self.folder} is a file; give a new or empty folder, or an earlier output")
         names = [name for name in self.folder.list() if not name.startswith(".") and name != "lost+found"]
         foreign = sorted({name for name in names if name.partition(".")[0] != "_LOCK"} - _OWN)
-        unmarked = names and not {"manifest.json", "transform.json", "_work"} & set(names) and "W" in names
+        # Nothing but parts is there where the first attempt was killed before it could say of one that it is whole.
+        unmarked = not {"manifest.json", "transform.json", "_work"} & set(names) and not all(
+            map(_PART.fullmatch, (self.folder / "W").list())
+        )
         if foreign or unmarked:
             shown = ", ".join((foreign or names)[:5])
             raise InputDataError(
