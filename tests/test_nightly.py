@@ -363,6 +363,20 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(lake, tmp_pat
     refused(InputDataError, "not JSON")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format_version": 1, "config": 7}', r"run\.json has \d+ bytes where"),
+        ('{"format_version": 99}', "format version 99.*install a newer nmf-dask"),
+    ],
+)
+def test_a_model_that_is_damaged_or_of_another_version_is_refused(lake, content, message):
+    (lake.model / "runs" / lake.latest() / "run.json").write_text(content)
+    lake.day(3, texts_of(3, 20))
+    with pytest.raises(InputDataError, match=message):
+        lake.night()
+
+
 def test_a_plan_writes_nothing(lake, capsys):
     lake.day(3, texts_of(3, 20))
     before = files_of(lake.corpus.parent)

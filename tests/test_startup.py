@@ -79,6 +79,16 @@ class TestLight:
         done = run_python("-c", code)
         assert (done.returncode, done.stderr) == (0, "exit 0")
 
+    def test_what_draws_pages_finds_pandas(self):
+        """bokeh, which makes Dask's report, looks whether it is installed."""
+        pytest.importorskip("bokeh", reason="bokeh is not installed (extra dashboard)")
+        code = (
+            "import sys; from nmf_dask.cli import WithoutPandas; sys.meta_path.insert(0, WithoutPandas())\n"
+            "from bokeh.models import DatetimeTickFormatter; DatetimeTickFormatter(context=DatetimeTickFormatter())"
+        )
+        done = run_python("-W", "ignore", "-c", code)
+        assert done.returncode == 0, done.stderr
+
 
 class TestEnd:
     """The end of a process that does not wait for Python to take itself apart."""

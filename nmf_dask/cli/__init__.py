@@ -104,8 +104,8 @@ class WithoutPandas:
     """
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
-        """Refuse pandas; leave the rest to others."""
-        if fullname == "pandas":
+        """Refuse pandas; leave the rest to others, and pandas as well once bokeh asks for it: for Dask's report."""
+        if fullname == "pandas" and "bokeh" not in sys.modules:
             raise ModuleNotFoundError("nmf-dask's own process does without pandas", name=fullname)
 
 

@@ -23,7 +23,7 @@ from nmf_dask.pipeline.planning import Planned, check_apart, check_outside, plan
 from nmf_dask.pipeline.transform import transform
 from nmf_dask.pipeline.transform_plan import Elsewhere, plan_transform
 from nmf_dask.pipeline.update import update
-from nmf_dask.store import Contents, Folder, ModelFolder, ModelLock, Part, RunFolder
+from nmf_dask.store import Contents, Folder, Manifest, ModelFolder, ModelLock, Part, RunFolder, open_run
 from nmf_dask.store.nights import NightlyFolder, NightState
 
 # Of 21,000 abstracts of arXiv and 20 topics, thousands more of the same years were above by 0.07 and 1.5 %, those of
@@ -120,8 +120,8 @@ class _Standing:
     @classmethod
     def of(cls, settings: Settings, folder: NightlyFolder, model: ModelFolder) -> _Standing:
         """Read listings and manifests."""
-        run = model.latest()
-        told = run.read_run()
+        run = open_run(model.uri)
+        told = Manifest.load(run.folder).read_json("run.json")
         own = frozenset(one["uri"] for one in told["input"]["files"])
         beta_loss = told["config"]["model"]["beta_loss"]
         base_id = told.get("updated_from", {}).get("run_id")
