@@ -344,8 +344,8 @@ def test_the_run_is_the_same_run():
     assert run_id(settings, "abc") == run_id(Settings(), "abc")
 
 
-@pytest.mark.parametrize("seconds", [0, 14, "5s", "never"])
-def test_a_deadline_that_leaves_no_time_is_refused(seconds, capsys):
+@pytest.mark.parametrize("seconds", [0, 14, "5s", "never", 10**10, "999999999999h"])
+def test_a_deadline_that_leaves_no_time_or_that_no_clock_reaches_is_refused(seconds, capsys):
     assert main(["fit", "--input", "i", "--output", "o", "--deadline", str(seconds)]) == 2
     assert "--deadline" in capsys.readouterr().err
 

@@ -304,7 +304,9 @@ def test_folder_of_a_uri_keeps_its_options_at_the_end() -> None:
     assert (folder.name, folder.parent.parent.parent.uri) == ("a", "s3://bucket?region=eu-west-1")
 
 
-@pytest.mark.parametrize("uri", ["", "ftp://host/x", "://x", "file://host/x", "nosuch://bucket/model"])
+@pytest.mark.parametrize(
+    "uri", ["", "ftp://host/x", "://x", "file://host/x", "nosuch://bucket/model", "m\udcff", "m\0"]
+)
 def test_address_that_cannot_be_used_is_a_configuration_error(uri: str) -> None:
     with pytest.raises(ConfigurationError):
         Folder(uri).exists()

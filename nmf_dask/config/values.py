@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
+_LONGEST = 10**9  # seconds, 31 years; the system's own clocks go nine times as far
 _SHORTEST_DEADLINE = 15  # seconds; the end of a job is given ten of them (pipeline/deadline.py)
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 _RANGE = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*(?::\s*(\d+)\s*)?")
@@ -62,6 +63,12 @@ def _bytes_of_size(value: Any) -> Any:
 
 def _seconds_of_time(value: Any) -> Any:
     return parse_seconds(value) if isinstance(value, str) else value
+
+
+def _countable(value: int) -> int:
+    if value > _LONGEST:
+        raise ValueError(f"give at most {_LONGEST:,} s, which are 31 years")
+    return value
 
 
 def _size(value: str) -> str:
@@ -153,7 +160,7 @@ Penalty = Annotated[float, Field(ge=0.0)]
 DocumentFrequency = Annotated[int | float, AfterValidator(_document_frequency)]
 MemorySize = Annotated[Name, BeforeValidator(_text_of_size), AfterValidator(_size)]
 ByteCount = Annotated[PositiveInt, BeforeValidator(_bytes_of_size)]
-Seconds = Annotated[PositiveInt, BeforeValidator(_seconds_of_time)]
+Seconds = Annotated[PositiveInt, BeforeValidator(_seconds_of_time), AfterValidator(_countable)]
 Deadline = Annotated[Seconds, AfterValidator(_deadline)]
 NgramRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
 History = Annotated[Name, AfterValidator(_history)]

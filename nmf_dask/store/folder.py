@@ -153,8 +153,7 @@ class Folder:
     uri: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "uri", _absolute(os.fspath(self.uri)))
-
+        object.__setattr__(self, "uri", _named(_absolute(os.fspath(self.uri))))
     def __truediv__(self, name: str) -> Folder:
         path, query = _split_query(self.uri)
         return Folder(f"{path.rstrip('/')}/{name}{query}")
@@ -433,6 +432,17 @@ def _absolute(uri: str) -> str:
             raise ConfigurationError(f"{redact(uri)} names the host {authority}; a file URI is file:///path")
         return os.path.abspath("/" + unquote(rest))
     return f"{scheme}://{authority}/{rest}".rstrip("/") + (query or "")
+
+
+def _named(uri: str) -> str:
+    """`uri`, where files can have that name: Arrow takes UTF-8 alone, and a folder above may have any bytes."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{redact(uri)} is not valid UTF-8: rename it, or choose another place") from error
+    if "\0" in uri:
+        raise ConfigurationError(f"{redact(uri)!r} holds the character NUL, which no name of a file does")
+    return uri
 
 
 def _split_query(uri: str) -> tuple[str, str]:
