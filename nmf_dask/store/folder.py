@@ -154,6 +154,7 @@ class Folder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", _named(_absolute(os.fspath(self.uri))))
+
     def __truediv__(self, name: str) -> Folder:
         path, query = _split_query(self.uri)
         return Folder(f"{path.rstrip('/')}/{name}{query}")
@@ -439,7 +440,9 @@ def _named(uri: str) -> str:
     try:
         uri.encode()
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{redact(uri)} is not valid UTF-8: rename it, or choose another place") from error
+        raise ConfigurationError(
+            f"{redact(uri)} is not valid UTF-8: rename it, or choose another place"
+        ) from error
     if "\0" in uri:
         raise ConfigurationError(f"{redact(uri)!r} holds the character NUL, which no name of a file does")
     return uri
