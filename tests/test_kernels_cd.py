@@ -62,6 +62,12 @@ def test_a_coordinate_without_curvature_stays():
     np.testing.assert_array_equal(run(W, np.array([[3.0, 2.0]]), G, 0.0, 0.0, 2), [[0.25, 2.0]])
 
 
+def test_a_coordinate_with_next_to_no_curvature_stays():
+    """Sums that decayed for 300 rounds without the topic: the inverse of what is left is infinite."""
+    W = run(np.full((3, 2), 0.5), np.ones((3, 2)), np.array([[1.0, 0.0], [0.0, 1e-40]]), 0.0, 0.0, 1)
+    assert np.array_equal(W, [[1.0, 0.5]] * 3)
+
+
 def test_a_penalty_does_not_wake_the_padding():
     W, H = np.full((70, 3), 0.5), np.eye(3)
     w = run(W, W @ H, H @ H.T, 0.0, 5.0, 3)

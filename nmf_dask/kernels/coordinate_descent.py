@@ -17,6 +17,7 @@ from nmf_dask.kernels.lanes import broadcast, load, maximum, multiply_add, store
 # Rows a tile: their sums take eight of the sixteen registers, and 64 rows of 56 weights are 14 KB, which stay
 # in first-level cache.
 TILE = 64
+TINY = np.finfo(np.float32).tiny
 
 Floats = NDArray[np.float32]
 
@@ -27,8 +28,8 @@ def update_rows(W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: i
 
     C = X Hᵀ, (n, kp), and G = H Hᵀ, (kp, kp). The same updates H transposed, (m, kp), from C = (Wᵀ X)ᵀ and
     G = Wᵀ W. Coordinate t goes to max(w_t - (sum_r w_r G'_rt - C_t + l1) / G'_tt, 0) with G' = G + l2 I, and
-    stays where G'_tt is zero. All are float32 and C-contiguous, G is symmetric, the padding is zero and stays
-    zero.
+    stays where G'_tt is zero, or so small that its inverse may not be finite. All are float32 and C-contiguous,
+    G is symmetric, the padding is zero and stays zero.
     """
     n, kp = W.shape
     assert C.shape == W.shape  # else what lies behind it would be read
@@ -94,7 +95,7 @@ def _sweep(tile: Floats, constants: Floats, G: Floats, l2: float) -> None:
     zero = broadcast(np.float32(0.0))
     for t in range(kp):
         diagonal = np.float32(G[t, t] + l2)
-        if diagonal == 0:
+        if diagonal < TINY:
             continue
         step = broadcast(np.float32(-1.0) / diagonal)
         l2s = broadcast(np.float32(l2))
