@@ -116,6 +116,11 @@ class TestLines:
                 out.flush()
             os.dup2(os.open(os.devnull, os.O_WRONLY), written)
 
+    def test_a_log_whose_disk_is_full_does_not_end_the_job(self):
+        with open("/dev/full", "w", buffering=1) as out:
+            LineDisplay(out).warn("unheard")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
 
 class TestJson:
     def test_every_line_is_an_object_with_the_numbers(self):

@@ -109,6 +109,15 @@ class TestEnd:
             done = subprocess.run([sys.executable, "-c", call], stdout=full, check=False, env=buffered)
         assert done.returncode == code
 
+    @pytest.mark.parametrize("arguments", [["fit", "--no-such"], ["fit", "a.toml", "--log-format", "json"]])
+    def test_an_error_that_cannot_be_told_keeps_its_exit_code(self, arguments):
+        read, closed = os.pipe()
+        os.close(read)
+        with open("/dev/full", "w") as full, os.fdopen(closed, "w") as unread:
+            for stderr in (full, unread):
+                called = [sys.executable, "-m", "nmf_dask", *arguments]
+                assert subprocess.run(called, stderr=stderr, check=False).returncode == 2
+
 
 class TestCompletion:
     def test_completion_knows_the_choices(self):

@@ -144,8 +144,8 @@ class LineDisplay(Observer):
         try:
             self.out.write(f"{line}\n")
             self.out.flush()
-        except BrokenPipeError:
-            pass  # nobody reads the log any more, which is no reason to end the job
+        except OSError:
+            pass  # nobody reads the log any more, or its disk is full, which is no reason to end the job
 
 
 class JsonDisplay(LineDisplay):

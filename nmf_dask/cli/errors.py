@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +61,18 @@ def report(error: BaseException, console: Console) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     code, message = _explain(error)
     trace = "".join(traceback.format_exception(error)) if code == 1 and console.verbosity > 0 else ""
+    with suppress(OSError):  # nobody reads it, or its disk is full: the exit code says what it would
+        _tell(error, message, code, console, trace)
+    return code
+
+
+def _tell(error: BaseException, message: str, code: int, console: Console, trace: str) -> None:
     if isinstance(error, Interrupted) and console.log_format == "text" and sys.stderr.isatty():
         click.echo(err=True)  # what the terminal shows of Ctrl-C has the line
     if isinstance(error, click.UsageError) and error.ctx is not None and console.log_format == "text":
         click.echo(f"{error.ctx.get_usage()}\n", err=True)
         message += f"\n{error.ctx.command_path} --help says more"
     _write(message, code, type(error).__name__, console, trace)
-    return code
 
 
 @contextmanager
