@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -174,6 +175,36 @@ def test_triples_are_whole_rows_wherever_they_are_cut(
     for scan, value in zip(scans, values, strict=True):
         due.setdefault(scan, []).append((f"p{value}", float(value)))
     assert staged_rows(corpus, folder / "staged") == list(due.items())
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([bytes([i]) * 16 for i in (2, 2, 2, 7, 9, 9)], pa.binary(16)).cast(pa.uuid()),
+        pa.array(list("bbbcdd")).cast(pa.string_view()),
+        pa.array([b"b"] * 3 + [b"c"] * 3).cast(pa.binary_view()),
+        pa.array(np.array([1, 1, 2, 2, 2, 9], np.float16)),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_triples_of_ids_that_arrow_does_not_compare(
+    tmp_path: Path, ids: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB writes UUIDs, for one. Names are views here, too."""
+    monkeypatch.setattr("nmf_dask.corpus.partitions.SMALLEST_TARGET", 1)
+    names = pa.array(list("abcdef")).cast(pa.string_view())
+    due: dict[Any, list[Any]] = {}
+    for scan, name in zip(ids.to_pylist(), "abcdef", strict=True):
+        due.setdefault(scan, []).append((name, 1.0))
+    table = pa.table({"scan": ids, "pixel": names, "ink": [1] * 6})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    corpus = opened(tmp_path / "a.parquet", id_column="scan", partition_bytes=48)
+    assert corpus.id_type == ids.type
+    assert staged_rows(corpus, tmp_path / "staged") == list(due.items())
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "b.parquet")
+    said = re.escape(f"triples with scan = {ids[0].as_py()!r} stand in several places")
+    with pytest.raises(InputDataError, match=said):
+        staged_rows(opened(tmp_path / "b.parquet", id_column="scan"), tmp_path / "twice")
 
 
 def test_a_filter_is_of_triples_and_a_row_without_any_is_none(tmp_path: Path) -> None:

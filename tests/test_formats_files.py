@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -284,6 +285,19 @@ def test_keys_of_folders_and_filters(tmp_path):
     expected = [one for one in RECORDS[:40] if one["year"] > 2010 and one["meta"] and one["meta"]["id"] != 15]
     assert read["year"].to_pylist() == [one["year"] for one in expected] * 2
     assert set(read["day"].to_pylist()) == {date(2026, 11, 2), date(2026, 11, 3)}
+
+
+def test_a_key_of_folders_with_the_name_of_the_texts(tmp_path):
+    """Texts are those of the files, the key goes to W and into filters."""
+    for number in (3, 4):
+        put(tmp_path / "j" / f"text={number}" / "a.jsonl", as_jsonl())
+        put(tmp_path / "c" / f"text={number}" / "a.csv", as_csv())
+        (tmp_path / "p" / f"text={number}").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "p" / f"text={number}" / "a.parquet")
+    for folder in "jcp":
+        read = documents(opened(tmp_path / folder, where="text == 4"))
+        assert read["text"].to_pylist() == [4] * N
+        assert [one or None for one in read["text_"].to_pylist()] == [one["text"] for one in RECORDS]
 
 
 def test_a_file_is_known_by_its_size_and_time(tmp_path):

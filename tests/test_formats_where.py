@@ -271,6 +271,23 @@ def test_row_groups_that_cannot_match_are_not_planned(tmp_path, where, groups):
     ]
 
 
+@pytest.mark.parametrize("type_", [pa.large_string(), pa.string_view()], ids=str)
+def test_every_kind_of_strings_is_filtered_and_skipped(tmp_path, type_):
+    """Also where Arrow itself cannot filter rows that hold some: views."""
+    strings = {
+        name: ROWS[name].cast(type_) if pa.types.is_string(ROWS[name].type) else ROWS[name]
+        for name in ROWS.column_names
+    }
+    write_rows(tmp_path, pa.table(strings | {"raw": ROWS["key"].cast(pa.binary()).cast(pa.binary_view())}))
+    corpus = opened(tmp_path, id_column="key", keep=("lang", "raw"), where="key < 'k12' and lang == 'en'")
+    assert [piece.row_group for one in corpus.partitions for piece in one.pieces] == [0, 2]
+    found = pa.concat_tables(table for one in corpus.partitions for table in corpus.raw.documents(one))
+    due = ROWS.filter((pc.field("key") < "k12") & (pc.field("lang") == "en"))
+    assert found.schema.types == [pa.string(), type_, type_, pa.binary_view()]
+    assert found["key"].to_pylist() == due["key"].to_pylist()
+    assert found["text"].to_pylist() == due["text"].to_pylist()
+
+
 def test_groups_that_cannot_match_are_not_read(tmp_path):
     """Every page of them is destroyed."""
     write_rows(tmp_path / "c", compression="none")

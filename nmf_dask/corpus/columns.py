@@ -21,6 +21,7 @@ NO_COLUMNS = pa.schema([])
 _KEY = re.compile(r"([^=/]+)=([^/]*)")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _WHOLE = re.compile(r"[+-]?\d+")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")  # Python takes weeks (2026-W01-1) for dates, too
 
 Keys = tuple[tuple[str, str | None], ...]
 """Names and values, as they are written, of the partition that a file's folders say it is in."""
@@ -93,12 +94,35 @@ def key_value(value: str | None, type_: pa.DataType) -> Any:
     if value is None or pa.types.is_string(type_):
         return value
     if pa.types.is_date(type_):
-        if len(value) != 10:
+        if not _DAY.fullmatch(value):
             raise ValueError(value)
         return date.fromisoformat(value)
     if not _WHOLE.fullmatch(value):
         raise ValueError(value)
     return int(value)
+
+
+def without_views(type_: pa.DataType) -> pa.DataType:
+    """The type without views, within lists and maps too: Arrow can neither filter nor take rows that hold some."""
+
+    def plain(one: pa.Field) -> pa.Field:
+        return one.with_type(without_views(one.type))
+
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_binary_view(type_):
+        return pa.binary()
+    if pa.types.is_map(type_):
+        return pa.map_(plain(type_.key_field), plain(type_.item_field), type_.keys_sorted)
+    if pa.types.is_struct(type_):
+        return pa.struct([plain(one) for one in type_])
+    if pa.types.is_list(type_):
+        return pa.list_(plain(type_.value_field))
+    if pa.types.is_large_list(type_):
+        return pa.large_list(plain(type_.value_field))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(plain(type_.value_field), type_.list_size)
+    return type_
 
 
 def find_field(schema: Iterable[pa.Field], name: str, leaves: Callable[[pa.DataType], int]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from nmf_dask.config import CorpusSettings
-from nmf_dask.corpus.columns import NO_COLUMNS, Columns, find_field, key_value, nested_names
+from nmf_dask.corpus.columns import NO_COLUMNS, Columns, find_field, key_value, nested_names, without_views
 from nmf_dask.corpus.features import MAPS, BadRow
 from nmf_dask.corpus.footers import Column, Footer, checked_statistics, did_you_mean, null_counts
 from nmf_dask.corpus.formats import compression_of
@@ -35,6 +35,8 @@ _SIMPLE = (
     pa.types.is_float32,
     pa.types.is_float64,
     pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
     pa.types.is_boolean,
 )
 
@@ -102,10 +104,15 @@ class Raw:
         """All columns that are needed of one file's rows: as they are stored, and the keys of its folders."""
         keys = dict(file.keys)
         for table in self._stored(file, partition):
+            table = table.rename_columns([self._beside_keys(name) for name in table.column_names])
             for one in self.keys:
                 value = pa.scalar(key_value(keys.get(one.name), one.type), one.type)
                 table = table.append_column(one, pa.repeat(value, len(table)))
             yield table
+
+    def _beside_keys(self, name: str) -> str:
+        """What a stored column is called where the keys of folders are, of which one may have its name."""
+        return f"{name}\0" if name in self.keys.names else name
 
     def _stored(self, file: SourceFile, partition: Partition) -> Iterator[pa.Table]:
         if self.format != "parquet":
@@ -116,6 +123,7 @@ class Raw:
             return
         names = needed(self.columns, self.where, self.keys.names)
         for arrays in read_together(partition, names):
+            arrays = [array.cast(without_views(array.type)) for array in arrays]
             yield pa.Table.from_arrays(arrays, names=list(names))
 
     def _documents(self, file: SourceFile, rows: pa.Table, start: int, stop: int) -> pa.Table:
@@ -131,15 +139,16 @@ class Raw:
                     "(counted from 0 as they are read). Fill it in, drop the row, or leave --id-column out: then W "
                     "carries row numbers."
                 )
-            arrays.append(ids)
+            arrays.append(ids.cast(self.id_type))
         arrays += [rows[one.name].cast(one.type) for one in self.columns.kept]
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _contents(self, file: SourceFile, rows: pa.Table, starts: Any, place: str) -> Any:
         """Texts or counts of rows of a file; of triples, those that begin at the `starts`."""
+        texts = [rows[self._beside_keys(name)] for name in self.columns.text]
         if self.columns.features is None:
-            return joined([rows[name].cast(pa.string()) for name in self.columns.text])
-        arrays = [rows[name].combine_chunks() for name in self.columns.text]
+            return joined([one.cast(pa.string()) for one in texts])
+        arrays = [one.combine_chunks() for one in texts]
         try:
             if starts is None:
                 return self.columns.features.maps(arrays)
@@ -177,7 +186,7 @@ def may_match(
     Raises InputDataError for statistics that are damaged, and for a filter that does not go with a column's type.
     """
     values = dict(file.keys)
-    types = {one.name: one.type for one in found} | {one.name: one.type for one in keys}
+    types = {one.name: without_views(one.type) for one in found} | {one.name: one.type for one in keys}
     bound(condition, types.__getitem__, file.location)
     constant = {}
     for one in keys:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nmf_dask.corpus.columns import without_views
 from nmf_dask.corpus.features import ENTRY_BYTES
 from nmf_dask.corpus.partitions import Partition, Piece, SourceFile
 from nmf_dask.corpus.reading import read_ids, row_groups_of
@@ -47,17 +49,25 @@ def run_starts(ids: pa.Array) -> NDArray[np.int64]:
     """Where another id begins than stood before, (runs,)."""
     if not len(ids):
         return np.empty(0, np.int64)
+    ids = _comparable(ids)
     changes = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
     return np.append(0, np.flatnonzero(changes) + 1)
+
+
+def _comparable(ids: Any) -> Any:
+    """Ids as Arrow compares them: those of a type of their own, such as UUIDs, as they are stored."""
+    type_ = ids.type.storage_type if isinstance(ids.type, pa.BaseExtensionType) else ids.type
+    return ids.cast(pa.float32() if pa.types.is_float16(type_) else without_views(type_))
 
 
 def _next_run(file: SourceFile, sizes: Sequence[int], row: int, column: str) -> int:
     """The first row of a file, from one on, with another id than the row before; the file's end where none has."""
     if row in (0, sum(sizes)):
         return row
-    [before] = _ids(file, sizes, row - 1, row, column)
+    [before] = _comparable(_ids(file, sizes, row - 1, row, column))
     for start, stop in _groups(sizes, row):
-        other = pc.index(pc.not_equal(_ids(file, sizes, start, stop, column), before), True).as_py()
+        ids = _comparable(_ids(file, sizes, start, stop, column))
+        other = pc.index(pc.not_equal(ids, before), True).as_py()
         if other >= 0:
             return start + int(other)
     return sum(sizes)
@@ -84,7 +94,8 @@ def _span(file: SourceFile, sizes: Sequence[int], start: int, stop: int) -> Part
 
 
 def _ids(file: SourceFile, sizes: Sequence[int], start: int, stop: int, column: str) -> pa.ChunkedArray:
-    return read_ids(_span(file, sizes, start, stop), column)
+    ids = read_ids(_span(file, sizes, start, stop), column)
+    return ids.cast(without_views(ids.type))
 
 
 def _check_together(file: SourceFile, sizes: Sequence[int], column: str) -> None:
@@ -95,9 +106,9 @@ def _check_together(file: SourceFile, sizes: Sequence[int], column: str) -> None
     if _ascend(_firsts(file, sizes, column)):
         return
     firsts = pa.chunked_array(list(_firsts(file, sizes, column)))
-    counted = pc.value_counts(firsts)
+    counted = pc.value_counts(_comparable(firsts))
     if len(counted) < len(firsts):
-        twice = counted.filter(pc.greater(counted.field(1), 1)).field(0)[0].as_py()
+        twice = counted.filter(pc.greater(counted.field(1), 1)).field(0).cast(firsts.type)[0].as_py()
         raise InputDataError(
             f"{file}: triples with {column} = {twice!r} stand in several places, and those of a row have to stand "
             f"together. Write the file sorted by {column}."
@@ -118,7 +129,7 @@ def _ascend(runs: Iterator[pa.Array]) -> bool:
     last: list[pa.Array] = []
     try:
         for firsts in runs:
-            ids = pa.concat_arrays([*last, firsts])
+            ids = pa.concat_arrays([*last, _comparable(firsts)])
             if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():
                 return False
             last = [ids[-1:]]
