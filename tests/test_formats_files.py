@@ -287,6 +287,40 @@ def test_keys_of_folders_and_filters(tmp_path):
     assert set(read["day"].to_pylist()) == {date(2026, 11, 2), date(2026, 11, 3)}
 
 
+def test_columns_that_are_not_read_may_be_of_several_types(tmp_path):
+    """JSON lines of logs and crawls often are: those alone that are asked for must be of one."""
+    several = [{"n": 1}, {"n": "one"}, {"n": [1]}, {"n": {"m": None}}]
+    rows = [
+        {**one, "x": several[i % 4], "meta": one["meta"] and {**one["meta"], **several[i % 4]}}
+        for i, one in enumerate(RECORDS)
+    ]
+    put(tmp_path / "a.jsonl", "\n" + as_jsonl(rows))
+    read = documents(opened(tmp_path, id_column="key", text_column=["text", "meta.body"], keep="meta.id"))
+    assert read["key"].to_pylist() == [one["key"] for one in RECORDS]
+    assert read["meta.id"].to_pylist() == [(one["meta"] or {}).get("id") for one in RECORDS]
+    due = [(one["meta"] or {}).get("body") or one["text"] for one in RECORDS]
+    texts = zip(read["text"].to_pylist(), RECORDS, strict=True)
+    assert [text and text.removeprefix(f"{one['text']}\n") for text, one in texts] == due
+    message = refused(tmp_path, keep="meta.n")
+    assert "a.jsonl, line 4: column 'meta.n' is of type array, and was of string" in message
+    assert "Its columns: text, key, year" in refused(tmp_path, id_column="kee")
+
+
+def test_a_row_of_names_alone_that_no_line_break_ends(tmp_path):
+    """Arrow takes it for an empty file."""
+    put(tmp_path / "a.csv", as_csv())
+    for name, names in (("b.csv", "key,text"), ("c.csv.gz", '"text","key"')):
+        put(tmp_path / name, names)
+    assert documents(opened(tmp_path, id_column="key"))["key"].to_pylist() == [one["key"] for one in RECORDS]
+
+
+def test_a_byte_order_mark_is_no_object(tmp_path):
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        put(tmp_path / name, "\ufeff\n" + as_jsonl())
+    keys = documents(opened(tmp_path, id_column="key", partition_bytes=1000))["key"].to_pylist()
+    assert keys == [one["key"] for one in RECORDS] * 2
+
+
 def test_a_key_of_folders_with_the_name_of_the_texts(tmp_path):
     """Texts are those of the files, the key goes to W and into filters."""
     for number in (3, 4):

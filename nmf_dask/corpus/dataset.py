@@ -162,7 +162,10 @@ def open_corpus(
     workers = LOCAL_READERS if all(file.location.is_local for file in found) else REMOTE_REQUESTS
     with ThreadPoolExecutor(min(workers, len(found))) as pool:
         if format_ != "parquet":
-            return _open_raw(settings, found, format_, heads_of(found, format_, pool), keys, by_file)
+            named = columns_of(condition) if condition is not None else []
+            names = [*settings.text_columns, settings.id_column or "", *settings.keep, *named]
+            heads = heads_of(found, format_, names, pool)
+            return _open_raw(settings, found, format_, heads, keys, by_file)
         checked = list(pool.map(lambda file: _check(file, settings, condition, keys), found))
     id_type = _common_id_type(checked, settings.id_column)
     kept = _kept(checked, settings)

@@ -368,9 +368,11 @@ def _check_unchanged(file: SourceFile) -> None:
         )
 
 
-def heads_of(found: Sequence[Found], format_: str, pool: Any) -> dict[Location, pa.Schema]:
-    """Names and types of the columns of files, by their first MiB."""
-    schemas = pool.map(lambda one: head_schema(one.location, format_), found)
+def heads_of(
+    found: Sequence[Found], format_: str, names: Sequence[str], pool: Any
+) -> dict[Location, pa.Schema]:
+    """Names and types of the columns of files, by their first MiB; `names` are those that are to be read."""
+    schemas = pool.map(lambda one: head_schema(one.location, format_, names), found)
     return {one.location: schema for one, schema in zip(found, schemas, strict=True)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ _TORN = re.compile(
 _ROW = re.compile(r" in row (\d+)$")
 _CHANGED = re.compile(r"Column\(/?(.*)\) changed from (\w+) to (\w+)")
 _STRADDLES = "straddl"
+_LINE_BREAK = re.compile(rb"[\r\n]")
+_BOM = b"\xef\xbb\xbf"
 
 
 class Source(NamedTuple):
@@ -66,8 +69,12 @@ def read_records(
         yield table.select([one.name for one in sources])
 
 
-def head_schema(location: Location, format_: str) -> pa.Schema:
-    """Names and types of a file's columns, by its first MiB; without columns where it is empty."""
+def head_schema(location: Location, format_: str, names: Sequence[str]) -> pa.Schema:
+    """Names and types of a file's columns, by its first MiB; without columns where it is empty.
+
+    Columns of JSON lines that are none of `names` may be of several types, and then have the type null, as those beside
+    them have.
+    """
     if format_ == "text":
         return TEXT_COLUMNS
     if format_ == "lines":
@@ -75,8 +82,7 @@ def head_schema(location: Location, format_: str) -> pa.Schema:
     if format_ == "jsonl":
         with _lines_of(location, HEAD_BYTES) as blocks:
             _, block = next(blocks, (0, b""))
-        place = _Place(location, 0, 0)
-        return _json_table(place, block, None).schema if block.strip() else pa.schema([])
+        return _json_head(_Place(location, 0, 0), block, names)
     schema = _csv_head(location, "\t" if format_ == "tsv" else ",")
     twice = sorted({one for one in schema.names if schema.names.count(one) > 1})
     if twice:
@@ -146,7 +152,7 @@ def _lines_of(location: Location, block_bytes: int) -> Iterator[Iterator[tuple[i
     def pieces(stream: pa.NativeFile) -> Iterator[bytes]:
         first = stream.read(block_bytes)
         _check_encoding(location, first)
-        yield first.removeprefix(b"\xef\xbb\xbf")
+        yield first.removeprefix(_BOM)
         while data := stream.read(block_bytes):
             yield data
 
@@ -167,8 +173,8 @@ def _lines_within(location: Location, span: Span) -> Iterator[Iterator[tuple[int
             data = file.read_at(min(BLOCK_BYTES, end - place), place)
             if not data:
                 raise OSError(f"it ends at byte {place:,}, before byte {end:,}")
+            yield data if place else data.removeprefix(_BOM)
             place += len(data)
-            yield data
 
     try:
         with location.handler.open_input_file(location.path) as file:
@@ -208,7 +214,7 @@ def _text_table(location: Location, name: str) -> Iterator[pa.Table]:
     with _opened(location) as stream:
         content = stream.read(LARGEST_BLOCK + 1)
     _check_encoding(location, content)
-    text = content.removeprefix(b"\xef\xbb\xbf")
+    text = content.removeprefix(_BOM)
     offsets = pa.py_buffer(np.array([0, len(text)], np.int64))
     array = pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(text)])
     if len(text) > LARGEST_BLOCK:
@@ -289,6 +295,33 @@ def _json_table(place: _Place, block: bytes, schema: pa.Schema | None) -> pa.Tab
     return table
 
 
+def _json_head(place: _Place, block: bytes, names: Sequence[str]) -> pa.Schema:
+    """Columns of the objects of some whole lines; where one has values of several types, it must be none of `names`."""
+    try:
+        return _json_table(place, block, None).schema
+    except InputDataError as error:
+        try:
+            objects = [json.loads(line) if line.strip() else {} for line in block.split(b"\n")]
+            lines = [json.dumps(_only(one, names)) if one else "" for one in objects]
+        except (ValueError, AttributeError, RecursionError):
+            raise error from None
+    schema = _json_table(place, "\n".join(lines).encode(), None).schema
+    others = dict.fromkeys(name for one in objects for name in one if name not in schema.names)
+    return pa.schema([*schema, *((name, pa.null()) for name in others)])
+
+
+def _only(one: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """An object without what none of the columns `names` is in."""
+    found = {}
+    for key, value in one.items():
+        inner = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
+        if key in names or (inner and not isinstance(value, dict)):
+            found[key] = value
+        elif inner:
+            found[key] = _only(value, inner)
+    return found
+
+
 def _bad_json(error: Exception, place: _Place, block: bytes) -> InputDataError:
     location, before = place.location, place.lines_before()
     message = brief(error).removeprefix("JSON parse error: ")
@@ -342,6 +375,8 @@ class _LargerRow(Exception):  # noqa: N818  # a signal, not an error
 class _Source:
     """A stream for Arrow's reader of CSV, which reads ahead in a thread of its own, also when it has failed.
 
+    A file of one line that nothing ends gets an end of line: without it, Arrow says that the file is empty.
+
     Once closed, it is at its end: the number of a file that is closed soon is that of another file, and a reader that
     was left would take bytes from it.
     """
@@ -349,6 +384,7 @@ class _Source:
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self._at_start = True
         self.closed = False
 
     def readable(self) -> bool:
@@ -356,7 +392,11 @@ class _Source:
 
     def read(self, size: int = -1) -> bytes:
         with self._lock:
-            return b"" if self.closed else self._stream.read(size)
+            data: bytes = b"" if self.closed else self._stream.read(size)
+            while self._at_start and 0 < len(data) < size and not _LINE_BREAK.search(data):
+                data += self._stream.read(size - len(data)) or b"\n"
+            self._at_start = False
+            return data
 
     def close(self) -> None:
         with self._lock:
