@@ -438,6 +438,16 @@ def test_a_thousand_files(tmp_path):
     assert pickle.loads(pickle.dumps(corpus)) == corpus
 
 
+def test_footers_are_let_go_once_they_are_checked(tmp_path):
+    """Readers that Arrow never frees show in what it has allocated."""
+    write(tmp_path / "a.parquet", row_group_size=1)
+    opened(tmp_path)
+    before = pa.total_allocated_bytes()
+    for _ in range(20):
+        opened(tmp_path)
+    assert pa.total_allocated_bytes() == before
+
+
 def test_the_fingerprint_follows_content_not_place_or_time(tmp_path):
     write(tmp_path / "here" / "a.parquet")
     write(tmp_path / "here" / "sub" / "b.parquet")
