@@ -445,7 +445,7 @@ def test_footers_are_let_go_once_they_are_checked(tmp_path):
     before = pa.total_allocated_bytes()
     for _ in range(20):
         opened(tmp_path)
-    assert pa.total_allocated_bytes() == before
+    assert pa.total_allocated_bytes() <= before
 
 
 def test_the_fingerprint_follows_content_not_place_or_time(tmp_path):
