@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nmf_dask import TopicModel, fit, transform
+from nmf_dask import TopicModel, fit, transform, update
 from nmf_dask.cli import main
 from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.observer import Observer
@@ -394,3 +394,21 @@ def test_an_output_is_no_model(tmp_path, model, corpus):
     transform(job(model, corpus, tmp_path / "w"))
     with pytest.raises(InputDataError, match="is the output of a transform, not a model"):
         TopicModel.load(str(tmp_path / "w"))
+
+
+def test_json_lines_of_nothing_are_nothing_new(tmp_path):
+    """Catches a night that stops at a file without a line, for the columns that it does not have."""
+    (tmp_path / "c").mkdir()
+    lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(generated_texts(60))]
+    (tmp_path / "c" / "a.jsonl").write_text("\n".join(lines))
+    corpus = {"id_column": "id"}
+    run = fit(settings_of(tmp_path / "c", tmp_path / "m", corpus=corpus))
+    given = job(tmp_path / "m", tmp_path / "c", tmp_path / "w", corpus=corpus, transform={"new_only": True})
+    transform(given)
+    (tmp_path / "c" / "b.jsonl").touch()
+    assert transform(given).told["n_documents"] == 0
+    assert table_of(tmp_path / "w")["id"].to_pylist() == list(range(60))
+    later = settings_of(tmp_path / "c", tmp_path / "m")
+    assert update(later).run_id == run.run_id
+    with pytest.raises(InputDataError, match="none of the 1 files has a row"):
+        transform(job(tmp_path / "m", tmp_path / "c" / "b.jsonl", tmp_path / "n", corpus=corpus))

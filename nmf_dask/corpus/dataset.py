@@ -218,6 +218,8 @@ def _open_raw(
         pa.schema([(name, pa.null()) for name in names]),
         frozenset(keys.names),
     )
+    if by_file and not any(map(len, heads.values())):  # JSON lines of nothing: of what types, nobody can tell
+        return _without_rows(settings, files, found, columns)
     sources = head_sources(heads, format_, columns, needed(columns, settings.where, keys.names))
     types = {one.name: one.type for one in (*sources, *keys)}
     kept = pa.schema([(name, types[name]) for name in names])
@@ -237,6 +239,14 @@ def _open_raw(
         found=tuple(found),
         raw=raw,
     )
+
+
+def _without_rows(
+    settings: CorpusSettings, files: tuple[SourceFile, ...], found: Sequence[Found], columns: Columns
+) -> Corpus:
+    files = tuple(replace(file, n_rows=0) for file in files)
+    id_type = pa.int64() if settings.id_column is None else pa.string()
+    return Corpus(settings, files, (), 0, 0, _fingerprint(files), id_type, columns.kept, tuple(found))
 
 
 def staged(corpus: Corpus, files: Sequence[str], n_rows: int, *, by_file: bool = False) -> Corpus:
