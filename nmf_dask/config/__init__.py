@@ -205,7 +205,7 @@ class ModelSettings(Section):
     rounds: PositiveInt | Literal["auto"] = Field(
         "auto", description="updates of H in each of the first passes"
     )
-    sweeps: PositiveInt | Literal["auto"] = Field(
+    sweeps: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = Field(
         "auto", description="updates of a block's W at each visit of the block"
     )
 

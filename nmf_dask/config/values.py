@@ -162,6 +162,7 @@ MemorySize = Annotated[Name, BeforeValidator(_text_of_size), AfterValidator(_siz
 ByteCount = Annotated[PositiveInt, BeforeValidator(_bytes_of_size)]
 Seconds = Annotated[PositiveInt, BeforeValidator(_seconds_of_time), AfterValidator(_countable)]
 Deadline = Annotated[Seconds, AfterValidator(_deadline)]
-NgramRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
+_NgramLength = Annotated[PositiveInt, Field(le=10_000)]  # plans add up what each length takes
+NgramRange = Annotated[tuple[_NgramLength, _NgramLength], AfterValidator(_ordered)]
 History = Annotated[Name, AfterValidator(_history)]
 TokenPattern = Annotated[Name, AfterValidator(_pattern)]
