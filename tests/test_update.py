@@ -271,6 +271,19 @@ class TestNothingNew:
         os.utime(tmp_path / "c" / "night-000.parquet", ns=(1, 1))
         assert update(job(tmp_path / "c", tmp_path / "m", corpus=filtered)).finished_before
 
+    @pytest.mark.parametrize("where", ["doc_id < 'n1'", "text != 'tea'"])
+    def test_new_files_without_a_document_that_the_filter_takes(self, tmp_path, where):
+        """By statistics, and once they are read. Catches a night that stops at a day without a match."""
+        night(tmp_path / "c", 0, TEXTS[:N_OLD])
+        filtered = {"where": where}
+        base = fit(settings_of(tmp_path / "c", tmp_path / "m", corpus=filtered))
+        night(tmp_path / "c", 1, ["tea", "tea", None])
+        result = update(job(tmp_path / "c", tmp_path / "m", corpus=filtered))
+        assert result.finished_before
+        assert [run.name for run in (tmp_path / "m" / "runs").iterdir()] == [base.run_id]
+        with pytest.raises(InputDataError, match="no document"):
+            update(job(tmp_path / "c" / "night-001.parquet", tmp_path / "m", "reread", corpus=filtered))
+
     def test_new_files_without_rows(self, plain, tmp_path):
         plain.corpus = shutil.copytree(plain.corpus, tmp_path / "corpus")
         plain.updated()

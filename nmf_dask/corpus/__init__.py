@@ -3,6 +3,7 @@
 from nmf_dask.corpus.columns import Columns, as_labels, in_known_zone, python_value
 from nmf_dask.corpus.dataset import (
     Corpus,
+    NoDocumentError,
     check_labels,
     difference,
     find_corpus,
@@ -31,6 +32,7 @@ __all__ = [
     "Columns",
     "Corpus",
     "Group",
+    "NoDocumentError",
     "Partition",
     "Piece",
     "Raw",

@@ -218,7 +218,9 @@ def _open_raw(
         pa.schema([(name, pa.null()) for name in names]),
         frozenset(keys.names),
     )
-    if by_file and not any(map(len, heads.values())):  # JSON lines of nothing: of what types, nobody can tell
+    if not any(map(len, heads.values())):  # JSON lines of nothing: of what types, nobody can tell
+        if not by_file:
+            raise no_document(settings, files)
         return _without_rows(settings, files, found, columns)
     sources = head_sources(heads, format_, columns, needed(columns, settings.where, keys.names))
     types = {one.name: one.type for one in (*sources, *keys)}
@@ -271,14 +273,18 @@ def staged(corpus: Corpus, files: Sequence[str], n_rows: int, *, by_file: bool =
     return replace(opened, fingerprint=corpus.fingerprint, origin=corpus, sources=sources)
 
 
-def no_document(settings: CorpusSettings, files: Sequence[SourceFile]) -> InputDataError:
+class NoDocumentError(InputDataError):
+    """No file of a corpus has a row, or none that the filter takes."""
+
+
+def no_document(settings: CorpusSettings, files: Sequence[SourceFile]) -> NoDocumentError:
     """The error for a corpus without any."""
     if settings.where is not None:
-        return InputDataError(
+        return NoDocumentError(
             f"no document of {len(files)} files (the first: {files[0]}) is one where {settings.where}: change the "
             "filter (--where, corpus.where)"
         )
-    return InputDataError(f"no document: none of the {len(files)} files has a row (the first: {files[0]})")
+    return NoDocumentError(f"no document: none of the {len(files)} files has a row (the first: {files[0]})")
 
 
 def _keys(found: Sequence[Found], settings: CorpusSettings) -> pa.Schema:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nmf_dask.comparison import similarities, state_of
 from nmf_dask.config import Settings
 from nmf_dask.continuation import Frequencies, carried_over, places
-from nmf_dask.corpus import Corpus
+from nmf_dask.corpus import Corpus, NoDocumentError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.fit import FitResult, Job, finished_before
 from nmf_dask.pipeline.fitting import EarlierFit, Fitting, Problem
@@ -30,9 +30,9 @@ def update(settings: Settings, observer: Observer | None = None, since: float | 
 
     The new run starts from the H of the last one, and counts what that one kept of its documents with the weight that
     `update.history` says. Settings of [vectorizer] are the model's, those of [model] too where none are given. Where no
-    file is new there is nothing to do, and the result is the last run; an update that was interrupted goes on where its
-    files end. Raises ConfigurationError, InputDataError and RetryableError, each with a message for the user; what was
-    committed before is not touched. Deadlines are as those of `fit`.
+    document is new there is nothing to do, and the result is the last run; an update that was interrupted goes on where
+    its files end. Raises ConfigurationError, InputDataError and RetryableError, each with a message for the user; what
+    was committed before is not touched. Deadlines are as those of `fit`.
     """
     observer = observer or Observer()
     started = time.perf_counter() if since is None else since
@@ -47,16 +47,28 @@ def update(settings: Settings, observer: Observer | None = None, since: float | 
         ready = prepared(settings)  # another process may have been here, just before it gave the lock away
         if (done := _done_before(ready, observer)) is not None:
             return done
-        return UpdateJob(ready, observer, lock, started).done()
+        try:
+            return UpdateJob(ready, observer, lock, started).done()
+        except NoDocumentError:
+            if settings.update.rereads:
+                raise
+            ready.run.folder.delete()
+            return _nothing_new(
+                ready, observer, "the new files hold no document, or none that the filter takes"
+            )
 
 
 def _done_before(ready: Ready, observer: Observer) -> FitResult | None:
     if ready.corpus is None:
-        run = open_run(ready.base.uri)
-        observer.named(run.run_id, 0)
-        observer.inform(f"nothing new: all files are in run {ready.base_id}; nothing to do")
-        return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
+        return _nothing_new(ready, observer, f"all files with documents are in run {ready.base_id}")
     return finished_before(ready.run, observer) if ready.run.is_committed() else None
+
+
+def _nothing_new(ready: Ready, observer: Observer, why: str) -> FitResult:
+    run = open_run(ready.base.uri)
+    observer.named(run.run_id, 0)
+    observer.inform(f"nothing new: {why}; nothing to do")
+    return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())
 
 
 class UpdateJob(Job):

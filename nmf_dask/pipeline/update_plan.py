@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nmf_dask.config import CorpusSettings, OutputSettings, Section, Settings, redact
-from nmf_dask.corpus import Corpus, Seen, find_corpus, look_at, open_corpus
+from nmf_dask.corpus import Corpus, NoDocumentError, Seen, find_corpus, look_at, open_corpus
 from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.kernels.matrices import padded_width
 from nmf_dask.model import TopicModel
@@ -205,12 +205,12 @@ def _new_of(settings: Settings, known: Sequence[InputFile], seen: Sequence[Seen]
             f"files changed since they were taken in, and what they said then cannot be taken back: {shown}{more}. "
             "Restore them, or give --history reread with all of the corpus as --input"
         )
-    if not new or (
-        looked.raw is None
-        and not any(file.n_rows for one, file in zip(others, looked.files, strict=True) if one in new)
-    ):
+    if not new:
         return None
-    return open_corpus(settings.corpus, [one.found for one in new])
+    try:
+        return open_corpus(settings.corpus, [one.found for one in new])
+    except NoDocumentError:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
