@@ -191,7 +191,8 @@ def test_bookkeeping_does_not_grow(tmp_path, corpus, monkeypatch):
     result = fit(settings_of(corpus, tmp_path / "m", model=model, cluster={"workers": 2}), told)
     assert result.run["n_iter"] == len(told.rows) == 200
     tasks, driver, workers = (list(column) for column in zip(*told.rows, strict=True))
-    assert max(tasks[100:]) <= max(tasks[20:100])
+    # One more or less is what the scheduler happens to hold at that moment; one a pass would be a hundred.
+    assert max(tasks[100:]) < max(tasks[20:100]) + 32
     assert max(tasks) < 64 * 4 * 6  # of the passes since the last checkpoint, and of the one under way
     assert max(workers[150:]) - max(workers[40:60]) < 10 * 2**20
     # The scheduler is in this process: Dask's logs, its spans and its names of keys would be 25 MB.
