@@ -55,7 +55,7 @@ class Rows(NamedTuple):
 
     def csr(self) -> list[Csr]:
         """The blocks as the kernels take them: float32."""
-        return [as_csr(X, largest=float(np.finfo(np.float32).max)) for X in self.blocks]
+        return [as_csr(X) for X in self.blocks]
 
 
 def is_dask(X: Any) -> bool:
@@ -73,12 +73,12 @@ def as_scipy(X: Any) -> Any:
     return X.to_scipy_sparse() if hasattr(X, "to_scipy_sparse") else X
 
 
-def as_csr(X: Any, order: NDArray[np.int64] | None = None, largest: float = LARGEST) -> Csr:
-    """The rows of a matrix, in `order`, as the kernels take them; ValueError for values over `largest`."""
+def as_csr(X: Any, order: NDArray[np.int64] | None = None) -> Csr:
+    """The rows of a matrix, in `order`, as the kernels take them; ValueError for values over LARGEST."""
     with np.errstate(over="ignore"):
         block = frozen(from_scipy(X, order))
     if not block.data.max(initial=0) <= LARGEST:
-        raise ValueError(f"X holds values over {largest:g}, whose sums are beyond float32; scale it first")
+        raise ValueError(f"X holds values over {LARGEST:g}, whose sums are beyond float32; scale it first")
     return block
 
 
