@@ -387,9 +387,11 @@ class Job:
         """Write the results; H (k, m)."""
         with self.account.timed("write", len(self.corpus.partitions), self.corpus.text_bytes):
             self.patience.reached("write")
-            results = Results(self.run, self.stage, self.corpus, self.groups, self.settings)
             awaited = partial(self._awaited, "write", tasks)
-            H, written = results.written(tasks, vocabulary, fitting, self.taken, awaited)
+            results = Results(
+                self.run, self.stage, self.corpus, self.groups, self.settings, self.taken, awaited
+            )
+            H, written = results.written(tasks, vocabulary, fitting)
         self.digests |= results.digests
         self.account.tell_topics(H.sum(axis=1, dtype=np.float64), written)
         return H

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,31 +31,23 @@ from nmf_dask.vocabulary import Vocabulary
 H_PART_BYTES = 256 * 2**20
 
 
+@dataclass
 class Results:
-    """The writer of a fit that has ended; `digests` has size and hash of each file, by its name in the run."""
+    """The writer of a fit that has ended."""
 
-    def __init__(
-        self, run: RunFolder, stage: Stage, corpus: Corpus, groups: Sequence[Group], settings: Settings
-    ) -> None:
-        self.run = run
-        self.stage = stage
-        self.corpus = corpus
-        self.groups = groups
-        self.settings = settings
-        self.digests: dict[str, Digest] = {}
+    run: RunFolder
+    stage: Stage
+    corpus: Corpus
+    groups: Sequence[Group]
+    settings: Settings
+    taken: Sequence[InputFile]  # files that an update need not read again
+    awaited: Callable[[list[Any]], list[Any]]  # the values of one handle a group
+    digests: dict[str, Digest] = field(default_factory=dict)  # of each file, by its name in the run
 
     def written(
-        self,
-        tasks: Tasks,
-        vocabulary: Vocabulary,
-        fitting: Fitting,
-        taken: Sequence[InputFile],
-        awaited: Callable[[list[Any]], list[Any]],
+        self, tasks: Tasks, vocabulary: Vocabulary, fitting: Fitting
     ) -> tuple[NDArray[np.float32], list[Written]]:
-        """Write everything; H (k, m), and what was written of each partition.
-
-        `taken` are the files that an update need not read again; `awaited` gives the values of one handle a group.
-        """
+        """Write everything; H (k, m), and what was written of each partition."""
         outcome = tasks.fetch(tasks.call("H", _H_of, fitting.outcome()))
         H = np.ascontiguousarray(outcome[:, : self.settings.model.n_components].T)
         scale = np.ones(len(H), np.float32)
@@ -63,19 +56,13 @@ class Results:
             scale = np.where(sums > 0, sums, 1).astype(np.float32)
             H = (H / scale[:, np.newaxis]).astype(np.float32)
         # W comes last: a worker that hangs, and has written its parts, is asked for nothing more.
-        self._write_history(tasks, vocabulary, fitting.kept(), scale, taken)
-        written = self._write_W(tasks, fitting, scale, awaited)
+        self._write_history(tasks, vocabulary, fitting.kept(), scale)
+        written = self._write_W(tasks, fitting, scale)
         self._write_H(vocabulary, H)
         self._write(self.run.convergence, convergence_table(fitting.state.rows))
         return H, written
 
-    def _write_W(
-        self,
-        tasks: Tasks,
-        fitting: Fitting,
-        scale: NDArray[np.float32],
-        awaited: Callable[[list[Any]], list[Any]],
-    ) -> list[Written]:
+    def _write_W(self, tasks: Tasks, fitting: Fitting, scale: NDArray[np.float32]) -> list[Written]:
         settings = self.settings
         writer = WriteTasks(
             self.run,
@@ -93,7 +80,7 @@ class Results:
             strips = [weights[strip] for strip, _, _ in places]
             rows = tuple((offset, run) for _, offset, run in places)
             refs.append(batch.call("write", writer.write, group, rows, strips, scale))
-        written: list[Written] = [one for some in awaited(tasks.submit(batch, refs)) for one in some]
+        written: list[Written] = [one for some in self.awaited(tasks.submit(batch, refs)) for one in some]
         for partition, one in zip(self.corpus.partitions, written, strict=True):
             self.digests[self.run.name_of(self.run.w_part(partition.index))] = one.digest
             if one.csv is not None:
@@ -108,12 +95,7 @@ class Results:
         self._write(self.run.topics, topics_table(vocabulary, H, self.settings.output.n_top_terms))
 
     def _write_history(
-        self,
-        tasks: Tasks,
-        vocabulary: Vocabulary,
-        kept: Any,
-        scale: NDArray[np.float32],
-        taken: Sequence[InputFile],
+        self, tasks: Tasks, vocabulary: Vocabulary, kept: Any, scale: NDArray[np.float32]
     ) -> None:
         """What an update goes on from; the large tables are written by workers."""
         folder, beta_loss = self.run.folder, self.settings.model.beta_loss
@@ -122,7 +104,7 @@ class Results:
         digests = tasks.call("history", write_sums, folder, kept, beta_loss)
         terms = tasks.call("history", copy_file, self.stage.terms, folder / TERMS)
         numbers = Numbers(beta_loss, vocabulary.n_documents, n_rows, loss)
-        self.digests |= write_facts(folder, numbers, taken)
+        self.digests |= write_facts(folder, numbers, self.taken)
         self.digests |= {**tasks.fetch(digests), TERMS: tasks.fetch(terms)}
 
     def _write(self, file: Folder, table: pa.Table) -> None:
