@@ -49,6 +49,7 @@ _BUSY = re.compile(
     r"SLOW_DOWN|SlowDown|THROTTLING|TooManyRequests|HTTP status (?:429|503)|ServerBusy|\] 503 "
 )
 _NO_ROOM = re.compile("Failed to flush response stream")
+_CUT_OFF = re.compile("closed before getting full response")
 _OPERATION = re.compile(r"during (\w+) operation")
 # What a store calls the permission for the requests that are made here.
 _PERMISSIONS = {
@@ -206,6 +207,14 @@ def understood(error: BaseException, what: str, uri: str) -> NmfDaskError | None
             f"{what}: the store is busy, and was after several attempts. Run the same command again later"
         )
     return None
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether the answer of a store ended before its end, so that nobody knows what it was.
+
+    A store that refuses a request at once may hang up while the request is still on its way.
+    """
+    return isinstance(error, OSError) and _CUT_OFF.search(str(error)) is not None
 
 
 def without_bucket(what: str, uri: str) -> InputDataError:

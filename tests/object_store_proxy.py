@@ -41,12 +41,13 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is answered in place of the store; a status of 0 resets the connection."""
+    """What is answered in place of the store; a status of 0 resets the connection, which `cut_off` closes too early."""
 
     status: int
     code: str = ""
     message: str = "an answer of the test"
     headers: tuple[tuple[str, str], ...] = ()
+    cut_off: bool = False
 
 
 SLOW_DOWN = Answer(503, "SlowDown", "Please reduce your request rate.")
@@ -141,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 204:
             self.send_header("Content-Length", length)
         self.end_headers()
+        if answer is not None and answer.cut_off:
+            content, self.close_connection = content[:-23], True
         self.wfile.write(content)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _serve

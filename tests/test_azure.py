@@ -10,7 +10,7 @@ import pytest
 
 from nmf_dask import TopicModel, fit, transform
 from nmf_dask.corpus.locations import connect
-from nmf_dask.errors import ConfigurationError, InputDataError
+from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
 from nmf_dask.store import Folder, lock
 from nmf_dask.store.folder import _file_system
 from tests.object_store_proxy import Answer, every_third, store_proxy
@@ -141,6 +141,22 @@ def test_what_is_wrong_is_said(
         ConfigurationError, match=re.escape("abfs://box names no storage account: set AZURE_STORAGE")
     ):
         fit(settings_of("abfs://box/x", tmp_path / "m"))
+
+
+def test_an_answer_that_is_cut_off_hides_no_missing_container(
+    container: pafs.FileSystem, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Azurite refuses a write before it has read it: that a container is missing is then asked for itself."""
+    refused = Answer(404, "ContainerNotFound", cut_off=True)
+    with store_proxy(f"http://{service}") as proxy:
+        monkeypatch.setenv("AZURE_STORAGE_SERVICE_ENDPOINT", proxy.url)
+        forget()
+        with proxy.answering(lambda method, path, query: refused if method == "PUT" else None):
+            with pytest.raises(InputDataError, match="abfs://no-box/m/file: there is no bucket no-box"):
+                Folder("abfs://no-box/m/file").write_bytes(b"one")
+            with pytest.raises(RetryableError, match="cannot write abfs://box/cut/file"):
+                Folder("abfs://box/cut/file").write_bytes(b"one")
+    assert Folder("abfs://box/cut").list() == ()
 
 
 def test_every_third_request_fails_and_is_made_again(

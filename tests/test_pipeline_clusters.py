@@ -1,6 +1,7 @@
 """One partitioning, one result: the same bytes of W and H wherever a job runs, and on whichever path it is fitted."""
 
 import json
+import math
 import os
 import time
 from typing import Any
@@ -163,8 +164,9 @@ def test_own_workers_hear_of_the_next_task_at_once(cluster):
     """Dask's own streams wait 2 ms on the way there and 5 ms on the way back, of a worker that is started again too."""
 
     def least_seconds_a_task(tasks) -> float:
-        took = []
-        for _ in range(8):
+        """Of up to 200 attempts: a machine that is busy has its calm moments, and what waits always waits."""
+        took = [math.inf]
+        while len(took) < 200 and min(took) >= 4.5e-3:
             batch, started = Batch(), time.perf_counter()
             ref = batch.call("first", abs, 1)
             for _ in range(20):

@@ -24,7 +24,14 @@ import pyarrow.parquet as pq
 
 from nmf_dask.config import redact
 from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
-from nmf_dask.object_stores import built, patiently, refuse_credentials, understood, without_bucket
+from nmf_dask.object_stores import (
+    built,
+    is_cut_off,
+    patiently,
+    refuse_credentials,
+    understood,
+    without_bucket,
+)
 
 ROW_GROUP_BYTES = 32 * 2**20
 HASHED_BYTES = 8 * 2**20
@@ -259,10 +266,12 @@ class Folder:
                 try:
                     with self.fs.open_output_stream(self.path) as stream:
                         yield stream
-                except BaseException:
+                except BaseException as error:
                     # The stream was closed on the way here, and that published what it had.
                     with suppress(NmfDaskError):
                         self.delete()
+                    if is_cut_off(error):
+                        self.check_bucket()
                     raise
             return
         self.parent.make()
