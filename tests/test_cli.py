@@ -281,6 +281,23 @@ class TestResults:
         assert wrapped.split() == whole.split()
         assert wrapped.splitlines()[1].startswith(" " * len("#10  50.0 %  ") + "term")
 
+    def test_what_a_corpus_holds_ends_no_line_and_moves_no_cursor(self):
+        from nmf_dask.cli import measures, results
+
+        term = "a\nb\x1b[2Jc\u2028d"
+        topic = SimpleNamespace(topic=0, share=1.0, similarity=0.0, state="new", terms=((term, 0.5),))
+        moved = SimpleNamespace(
+            now=topic, before=topic, similarity=0.0, state="new", terms_in=[term], terms_out=[]
+        )
+        for text in (results.lines_of([topic], None), results.lines_of_moved([moved], None)):
+            assert text.splitlines() == [text.removesuffix("\n")]
+            assert r"a\nb\x1b[2Jc\u2028d" in text
+        told = {"overall": {}, "n_documents": 1, "topics": [{"topic": 0, "terms": [term]}],
+                "labels": {"names": [term], "documents_by_topic": [[1]]}}  # fmt: skip
+        text = results.in_lines(measures.lines_of(told))
+        assert text.count(r"a\nb\x1b[2Jc\u2028d") == 2
+        assert "\x1b" not in text
+
     def test_a_reader_that_has_had_enough_is_no_error(self):
         code = (
             "import sys; from nmf_dask.cli.results import write\n"

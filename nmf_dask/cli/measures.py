@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nmf_dask.cli.logs import json_text
-from nmf_dask.cli.results import write
+from nmf_dask.cli.results import in_lines, write
 from nmf_dask.config import redact
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def print_evaluation(told: Mapping[str, Any], shape: str) -> None:
     elif shape == "csv":
         write(_csv(told))
     else:
-        write("".join(f"{line}\n" for line in lines_of(told)))
+        write(in_lines(lines_of(told)))
 
 
 def print_selection(result: SelectResult, log_format: str) -> None:
@@ -48,7 +48,7 @@ def print_selection(result: SelectResult, log_format: str) -> None:
             "  ".join([f"{mark}{one['n_components']:>4}", *(f"{_number(one[name]):>14}" for name in shown)])
         )
     lines += ["", f"{result.n_components} topics: {result.reason}"]
-    write("".join(f"{line}\n" for line in lines))
+    write(in_lines(lines))
 
 
 def lines_of(told: Mapping[str, Any]) -> list[str]:

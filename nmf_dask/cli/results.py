@@ -6,9 +6,10 @@ import csv
 import io
 import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nmf_dask.cli.logs import json_text
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from nmf_dask.comparison import Moved
     from nmf_dask.model import Topic, TopicModel
     from nmf_dask.pipeline import FitResult, NightResult, TransformResult
+
+
+# What moves a cursor or ends a line, for terminals and for Python.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def in_lines(lines: Iterable[str]) -> str:
+    """Lines as one text. Terms and labels are whatever a corpus holds: a line break in one is written ``\\n``."""
+    return "".join(
+        _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), line) + "\n" for line in lines
+    )
 
 
 def write(text: str) -> None:
@@ -87,7 +99,7 @@ def lines_of_moved(moved: Sequence[Moved], width: int | None) -> str:
         head = f"{'#' + str(one.now.topic):<{digits + 1}} {shares}  {one.similarity:.3f}  {one.state:<4}  "
         words = [*(f"+{term}" for term in one.terms_in), *(f"-{term}" for term in one.terms_out)]
         lines += _wrapped(head, words or ["(the same terms)"], width)
-    return "".join(f"{line}\n" for line in lines)
+    return in_lines(lines)
 
 
 def _share(share: float) -> str:
@@ -140,7 +152,7 @@ def print_transform(result: TransformResult, log_format: str) -> None:
         f"partitions   {made:,} done{again}, {told['partitions_skipped']:,} skipped",
         f"seconds      {told['seconds']:.1f}",
     ]
-    write("".join(f"{line}\n" for line in lines))
+    write(in_lines(lines))
 
 
 def print_night(result: NightResult, log_format: str) -> None:
@@ -164,7 +176,7 @@ def print_night(result: NightResult, log_format: str) -> None:
         f"weights      {told['weights']}",
         f"seconds      {told['seconds']:.1f}",
     ]
-    write("".join(f"{line}\n" for line in lines) + lines_of_moved(result.moved, _width()))
+    write(in_lines(lines) + lines_of_moved(result.moved, _width()))
 
 
 def _width() -> int | None:
@@ -202,7 +214,7 @@ def lines_of(topics: Sequence[Topic], width: int | None) -> str:
         head = f"{'#' + str(topic.topic):<{digits + 1}} {_share(topic.share)}  "
         words = [f"{term} {weight:.3g}" for term, weight in topic.terms] or ["(no terms)"]
         lines += _wrapped(head, words, width)
-    return "".join(f"{line}\n" for line in lines)
+    return in_lines(lines)
 
 
 def _wrapped(head: str, words: Sequence[str], width: int | None) -> list[str]:
