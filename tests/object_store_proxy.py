@@ -41,7 +41,10 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is answered in place of the store; a status of 0 resets the connection, which `cut_off` closes too early."""
+    """What is answered in place of the store; a status of 0 resets the connection.
+
+    One that is `cut_off` ends before the length that it told.
+    """
 
     status: int
     code: str = ""

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from functools import partial
 from typing import Any
 
 import pytest
@@ -164,10 +163,10 @@ class Bookkeeping(Observer):
 def test_own_workers_hear_of_the_next_task_at_once(cluster):
     """Dask's own streams wait 5 ms on the way there and 2 ms on the way back, of a worker that is started again too."""
 
-    def interval_of_worker(seconds: float | None, dask_worker) -> float:
-        found = dask_worker.batched_stream.interval
-        dask_worker.batched_stream.interval = found if seconds is None else seconds
-        return found
+    def swap_interval(seconds: float, dask_worker) -> float:
+        stream = dask_worker.batched_stream
+        before, stream.interval = stream.interval, seconds
+        return before
 
     def seconds_a_task(tasks) -> float:
         batch, started = Batch(), time.perf_counter()
@@ -179,12 +178,13 @@ def test_own_workers_hear_of_the_next_task_at_once(cluster):
 
     def check(made) -> None:
         """What is set, and that it is what a task waits for: seconds alone say how fast a machine is, and how busy."""
-        [stream] = made.client.cluster.scheduler.stream_comms.values()
-        assert stream.interval == SEND_SECONDS
-        assert list(made.client.run(partial(interval_of_worker, None)).values()) == [SEND_SECONDS]
+        scheduler = made.client.cluster.scheduler
+        [stream] = scheduler.stream_comms.values()
+        for one in (stream, made.client.scheduler_comm, *scheduler.client_comms.values()):
+            assert one.interval == SEND_SECONDS
         for there, back in ((0.1, SEND_SECONDS), (SEND_SECONDS, 0.1)):
             stream.interval = there
-            made.client.run(partial(interval_of_worker, back))
+            assert list(made.client.run(swap_interval, back).values()) == [SEND_SECONDS]
             assert seconds_a_task(made.tasks) > 0.08
 
     with connected(ClusterSettings(**cluster)) as made:
