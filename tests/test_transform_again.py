@@ -54,6 +54,16 @@ def rows_of(output: Path) -> dict[str, list[float]]:
     return {row["doc_id"]: row["weights"] for row in table_of(output).to_pylist()}
 
 
+class Warned(Observer):
+    """Keeps what was warned of."""
+
+    def __init__(self):
+        self.messages = []
+
+    def warn(self, message, **fields):
+        self.messages.append(message)
+
+
 class TestNewOnly:
     def test_nothing_new_does_nothing(self, tmp_path, model, corpus):
         transform(job(model, corpus, tmp_path / "w", transform=NEW_ONLY))
@@ -100,6 +110,25 @@ class TestNewOnly:
         os.utime(corpus / "part-00001.parquet", ns=(1, 1))
         result = transform(job(model, corpus, tmp_path / "w", transform=NEW_ONLY))
         assert result.told["partitions_done"] == 1
+
+    def test_a_file_under_another_name_is_told(self, tmp_path, model, corpus):
+        transform(job(model, corpus, tmp_path / "w", transform=NEW_ONLY))
+        for old, new in (("part-00001.parquet", "b.parquet"), ("part-00002.parquet", "a.parquet")):
+            (corpus / old).rename(corpus / new)
+        add(corpus, "came.parquet", TEXTS[:10])
+        observer = Warned()
+        transform(job(model, corpus, tmp_path / "w", transform=NEW_ONLY), observer)
+        [message] = observer.messages
+        assert f"{corpus / 'a.parquet'} has size and time of {corpus / 'part-00002.parquet'}" in message
+        assert "and 1 more like it" in message
+
+    def test_files_that_came_or_went_are_no_other_names(self, tmp_path, model, corpus):
+        transform(job(model, corpus, tmp_path / "w", transform=NEW_ONLY))
+        (corpus / "part-00001.parquet").unlink()
+        shutil.copy2(corpus / "part-00002.parquet", corpus / "copy.parquet")  # of one that is still there
+        observer = Warned()
+        transform(job(model, corpus, tmp_path / "w", transform=NEW_ONLY), observer)
+        assert observer.messages == []
 
     def test_row_numbers_go_on(self, tmp_path, model, corpus):
         settings = job(model, corpus, tmp_path / "w", transform=NEW_ONLY, corpus={"id_column": None})

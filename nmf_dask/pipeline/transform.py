@@ -74,6 +74,8 @@ def transform(
     with ready.output.lock() as lock:
         if ready.output.contents() != ready.contents:  # another process was here, just before
             ready = prepared(settings, elsewhere)
+        if renamed := ready.renamed():
+            observer.warn(renamed)
         return _Job(settings, ready, observer, lock, started).done()
 
 

@@ -59,6 +59,24 @@ class Prepared:
     new: list[Seen]
     corpus: Corpus | None  # of what is new; None: nothing is
 
+    def renamed(self) -> str | None:
+        """New files that look like others under another name, of which W is made; None: there are none.
+
+        Size and time of change stay, to the nanosecond, where a local file is renamed.
+        """
+        taken = self.contents.taken if self.contents is not None else {}
+        here = {*self.done, *(one.uri for one in self.new)}
+        gone = {one.version: uri for uri, one in taken.items() if uri not in here}
+        pairs = [(one.uri, gone[one.version]) for one in self.new if one.version in gone]
+        if not pairs:
+            return None
+        (name, before), more = map(redact, pairs[0]), len(pairs) - 1
+        others = f", and {more:,} more like it" if more else ""
+        return (
+            f"{name} has size and time of {before}, which is not in the input any more{others}: where files were "
+            "renamed, W holds their documents twice. For W without the old names choose another output"
+        )
+
 
 def prepared(settings: Settings, elsewhere: Elsewhere = frozenset()) -> Prepared:
     """Find out what is to do; reads listings, the model, and the footers of new files.
