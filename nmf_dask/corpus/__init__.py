@@ -5,12 +5,12 @@ from nmf_dask.corpus.dataset import (
     Corpus,
     NoDocumentError,
     check_labels,
-    difference,
     find_corpus,
     no_document,
     open_corpus,
     staged,
 )
+from nmf_dask.corpus.differences import difference
 from nmf_dask.corpus.partitions import (
     GROUP_BYTES,
     LARGEST_UNCUT,

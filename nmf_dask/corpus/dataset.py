@@ -4,60 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
 from nmf_dask.config import CorpusSettings
-from nmf_dask.corpus.columns import (
-    NO_COLUMNS,
-    Columns,
-    TypeMismatch,
-    common_types,
-    key_fields,
-    keys_of,
-)
-from nmf_dask.corpus.features import ENTRY_BYTES, Features, feature_columns
-from nmf_dask.corpus.footers import (
-    Column,
-    Footer,
-    check_alone,
-    check_column,
-    id_column,
-    label_column,
-    null_counts,
-    read_footer,
-    single_column,
-    text_column,
-)
+from nmf_dask.corpus.checking import are_triples, check_file, common_id_type, common_kept
+from nmf_dask.corpus.columns import NO_COLUMNS, Columns, key_fields, keys_of
+from nmf_dask.corpus.features import Features
+from nmf_dask.corpus.footers import check_column, label_column, read_footer
 from nmf_dask.corpus.formats import check_one_format
 from nmf_dask.corpus.locations import Found, Location, find_files
 from nmf_dask.corpus.locations import parse as location_of
 from nmf_dask.corpus.partitions import MAX_ROWS, Partition, Piece, RowGroup, SourceFile, plan_partitions
-from nmf_dask.corpus.raw import (
-    Raw,
-    default_id,
-    head_sources,
-    heads_of,
-    may_match,
-    needed,
-    plan_files,
-    source_file,
-)
+from nmf_dask.corpus.raw import Raw, default_id, head_sources, heads_of, needed, plan_files, source_file
 from nmf_dask.corpus.reading import read_ids
 from nmf_dask.corpus.seen import look_at
-from nmf_dask.corpus.where import Condition, columns_of, parse
+from nmf_dask.corpus.where import columns_of, parse
 from nmf_dask.errors import ConfigurationError, InputDataError
 
 # Enough to hide an object store's latency; on a local disk no more than the decoding of footers can use.
 REMOTE_REQUESTS = 32
 LOCAL_READERS = 8
-_NAMES_SHOWN = 5
 MOST_TRIPLES = 2**31
 """Of a partition: a limit of its documents would be one of them."""
 
@@ -126,17 +98,6 @@ class Corpus:
         }
 
 
-class _Checked(NamedTuple):
-    """One file that passed: its row groups with rows, and what must agree among files."""
-
-    file: SourceFile
-    row_groups: tuple[RowGroup, ...]
-    id_type: pa.DataType | None
-    null_id: Piece | None
-    kept: Mapping[str, tuple[SourceFile, pa.DataType]]
-    is_triples: bool
-
-
 def open_corpus(
     settings: CorpusSettings, found: Sequence[Found] | None = None, *, by_file: bool = False
 ) -> Corpus:
@@ -166,13 +127,13 @@ def open_corpus(
             names = [*settings.text_columns, settings.id_column or "", *settings.keep, *named]
             heads = heads_of(found, format_, names, pool)
             return _open_raw(settings, found, format_, heads, keys, by_file)
-        checked = list(pool.map(lambda file: _check(file, settings, condition, keys), found))
-    id_type = _common_id_type(checked, settings.id_column)
-    kept = _kept(checked, settings)
+        checked = list(pool.map(lambda file: check_file(file, settings, condition, keys), found))
+    id_type = common_id_type(checked, settings.id_column)
+    kept = common_kept(checked, settings)
     files = tuple(one.file for one in checked)
     row_groups = [group for one in checked for group in one.row_groups]
     n_rows = sum(group.n_rows for group in row_groups)
-    is_triples = _are_triples(checked)
+    is_triples = are_triples(checked)
     if n_rows == 0 and not by_file:
         raise no_document(settings, files)
     for one in checked:
@@ -318,20 +279,6 @@ def _partitions_by_file(
     return tuple(partitions)
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What changed between two `Corpus.describe()`, in words; empty where nothing did."""
-    before, after = _by_name(old["files"]), _by_name(new["files"])
-    changed = [name for name in before if name in after and _content(before[name]) != _content(after[name])]
-    parts = [
-        _counted("added", [name for name in after if name not in before]),
-        _counted("removed", [name for name in before if name not in after]),
-        _counted("changed", [f"{name}: {_change(before[name], after[name])}" for name in changed]),
-    ]
-    if not any(parts) and list(before) != list(after):
-        parts.append("the same files in another order")
-    return "; ".join(filter(None, parts))
-
-
 def find_corpus(inputs: Iterable[str], wanted: str = "auto") -> list[Found]:
     """Files of all inputs, each once: inputs that overlap, and links, do not make more documents.
 
@@ -349,130 +296,9 @@ def find_corpus(inputs: Iterable[str], wanted: str = "auto") -> list[Found]:
     return list(once.values())
 
 
-def _check(
-    found: Found, settings: CorpusSettings, condition: Condition | None, all_keys: pa.Schema
-) -> _Checked:
-    footer = read_footer(found.location)
-    metadata = footer.metadata
-    texts, is_triples = _contents(footer, found.location, settings)
-    for column in texts:
-        check_column(footer, found.location, column)
-    check_alone(footer, found.location)
-    keys = keys_of(found.location.path)
-    file = SourceFile(found.location, found.name, footer.size, metadata.num_rows, footer.digest, keys)
-    matching = _matching(file, footer, condition, all_keys)
-    row_groups = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        # Triples that a filter leaves may be of a row that begins in a row group where it leaves none.
-        if group.num_rows and (matching[index] or is_triples):
-            size = sum(group.column(column.leaf).total_uncompressed_size for column in texts)
-            if settings.feature_column is not None:
-                size = group.column(texts[0].leaf).num_values * ENTRY_BYTES
-            row_groups.append(RowGroup(file, index, group.num_rows, size))
-    kept = _kept_types(file, footer, settings)
-    if settings.id_column is None:
-        return _Checked(file, tuple(row_groups), None, None, kept, is_triples)
-    ids = id_column(footer, found.location, settings.id_column)
-    check_column(footer, found.location, ids)
-    counts = null_counts(footer, found.location, ids)
-    null_id = _null_id(counts, row_groups) if condition is None else None
-    return _Checked(file, tuple(row_groups), ids.type, null_id, kept, is_triples)
-
-
-def _contents(footer: Footer, location: Location, settings: CorpusSettings) -> tuple[list[Column], bool]:
-    """The columns that make up documents in a file, and whether they are those of triples."""
-    if settings.feature_column is not None:
-        return feature_columns(footer, location, settings)
-    return [text_column(footer, location, name) for name in settings.text_columns], False
-
-
-def _are_triples(checked: Sequence[_Checked]) -> bool:
-    first, *others = [one for one in checked if one.file.n_rows] or checked
-    for one in others:
-        if one.is_triples != first.is_triples:
-            rows, lists = (one, first) if one.is_triples else (first, one)
-            raise InputDataError(
-                f"a row of {rows.file} is one name, and of {lists.file} a list of them: write all files alike"
-            )
-    return first.is_triples
-
-
-def _matching(file: SourceFile, footer: Footer, condition: Condition | None, keys: pa.Schema) -> list[bool]:
-    """For each row group, whether it may hold a document that the filter leaves."""
-    if condition is None:
-        return [True] * footer.metadata.num_row_groups
-    columns = []
-    for name in columns_of(condition):
-        if name not in keys.names:
-            columns.append(single_column(footer, file.location, name, "--where"))
-            check_column(footer, file.location, columns[-1])
-    return may_match(condition, columns, footer, file, keys)
-
-
-def _kept_types(
-    file: SourceFile, footer: Footer, settings: CorpusSettings
-) -> dict[str, tuple[SourceFile, pa.DataType]]:
-    """The types of the columns to keep in one file; those that its folders tell are not looked for in it."""
-    types = {}
-    for name in settings.keep:
-        if name not in dict(file.keys):
-            column = single_column(footer, file.location, name, "--keep")
-            check_column(footer, file.location, column)
-            types[name] = (file, column.type)
-    return types
-
-
-def _kept(checked: Sequence[_Checked], settings: CorpusSettings) -> pa.Schema:
-    """Columns that W carries beside the id: those to keep, then the keys of folders."""
-    keys = {one.name: one for one in key_fields(one.file.keys for one in checked)}
-    keys.pop(settings.id_column or "", None)
-    names = [name for name in settings.keep if name not in keys]
-    # A file without rows often has no types worth the name: pandas writes null.
-    told = [one.kept for one in checked if one.file.n_rows] or [one.kept for one in checked]
-    try:
-        columns = common_types(told, names)
-    except KeyError as error:
-        raise InputDataError(
-            f"column {error} is in the files of some folders, and a key of others: lay all out alike"
-        ) from None
-    except TypeMismatch as error:
-        name, (file, type_), (other, other_type) = error.args
-        raise InputDataError(
-            f"column {name!r} has type {type_} in {file}, but {other_type} in {other}. What W carries needs one "
-            "type: write the files of one of the two again, or leave the column out of --keep (corpus.keep)."
-        ) from None
-    return pa.schema(
-        [keys[name] if name in keys else columns.field(name) for name in settings.keep]
-        + [one for name, one in keys.items() if name not in settings.keep]
-    )
-
-
-def _null_id(counts: Sequence[int | None], row_groups: Iterable[RowGroup]) -> Piece | None:
-    """The first row group whose statistics tell of nulls; where there are none, reading the ids will tell."""
-    for group in row_groups:
-        if counts[group.number]:
-            return Piece(group.file, group.number, 0, group.n_rows)
-    return None
-
-
 def _tell_null_id(piece: Piece, column: str | None) -> None:
     """Raise the error that reading the ids raises, which knows the row; one row group's ids are few."""
     read_ids(Partition(0, (piece,), piece.stop, 0, 0), column)
-
-
-def _common_id_type(checked: list[_Checked], column: str | None) -> pa.DataType:
-    if column is None:
-        return pa.int64()
-    # A file without rows often has no types worth the name: pandas writes null.
-    first, *others = [one for one in checked if one.file.n_rows] or checked
-    for other in others:
-        if other.id_type != first.id_type:
-            raise InputDataError(
-                f"column {column!r} has type {first.id_type} in {first.file}, but {other.id_type} in "
-                f"{other.file}. Ids need one type: write the files of one of the two again."
-            )
-    return first.id_type
 
 
 def _fingerprint(files: Iterable[SourceFile], features: Features | None = None) -> str:
@@ -484,32 +310,3 @@ def _fingerprint(files: Iterable[SourceFile], features: Features | None = None) 
         keys = f"\0{file.keys}" if file.keys else ""
         digest.update(f"{file.name}\0{file.size}\0{file.digest}{keys}\n".encode())
     return digest.hexdigest()
-
-
-def _by_name(files: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Files by name; a name that several inputs share gets a number, in order."""
-    seen: Counter[str] = Counter()
-    named = {}
-    for file in files:
-        seen[file["name"]] += 1
-        count = seen[file["name"]]
-        named[file["name"] if count == 1 else f"{file['name']} ({count})"] = file
-    return named
-
-
-def _content(file: Mapping[str, Any]) -> tuple[Any, Any]:
-    return file["size"], file["digest"]
-
-
-def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    if before["size"] != after["size"]:
-        return f"{before['size']:,} bytes were, {after['size']:,} bytes are"
-    return f"other content in as many bytes ({after['size']:,})"
-
-
-def _counted(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    files = "file" if len(names) == 1 else "files"
-    return f"{len(names)} {files} {what} ({', '.join(names[:_NAMES_SHOWN])}{more})"
