@@ -82,6 +82,43 @@ def test_a_finished_job_does_nothing(tmp_path, corpus):
         assert again.stdout == first.stdout
 
 
+LEAVES = """
+import os, sys
+from pathlib import Path
+from nmf_dask.store import ModelFolder
+model, *folders = sys.argv[1:]
+for folder in map(Path, folders):
+    folder.mkdir(parents=True)
+    (folder / "part-00000.arrow").write_bytes(b"counts")
+ModelFolder(model).lock().__enter__()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_job_that_was_killed_after_its_commit_left_is_cleared(tmp_path, corpus):
+    """Staged counts and blocks, some gigabytes of them, which nobody would look for again; and its lock."""
+    settings = job(tmp_path, corpus, run={"scratch": str(tmp_path / "scratch")})
+    result = fit(settings)
+    before = files_of(tmp_path / "m")
+    left = [Path(result.uri) / "_work" / "counts", tmp_path / "scratch" / result.run_id / "counts"]
+    subprocess.run(
+        [sys.executable, "-c", LEAVES, tmp_path / "m", *left], cwd=ROOT, env=environment(), check=False
+    )
+    assert (tmp_path / "m" / "LOCK").exists()
+    assert all(folder.exists() for folder in left)
+    assert fit(settings).finished_before
+    assert files_of(tmp_path / "m") == before
+    assert not (tmp_path / "scratch" / result.run_id).exists()
+
+
+def test_a_finished_job_leaves_the_lock_of_one_that_lives(tmp_path, corpus):
+    result = fit(job(tmp_path, corpus))
+    with ModelFolder(str(tmp_path / "m")).lock() as lock:
+        assert fit(job(tmp_path, corpus)).run_id == result.run_id
+        assert (tmp_path / "m" / "LOCK").exists()
+        lock.check()
+
+
 def test_another_configuration_is_a_second_run_and_moves_LATEST(tmp_path, corpus):
     first = fit(settings_of(corpus, tmp_path / "m"))
     second = fit(settings_of(corpus, tmp_path / "m", model={"n_components": 4}))

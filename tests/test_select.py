@@ -81,6 +81,10 @@ def test_what_is_written_and_that_it_is_not_done_again(corpus, tmp_path):
     assert again.finished_before
     assert again.told == result.told
     assert files_of(tmp_path / "m") == before
+    Path(result.uri, "_work", "counts").mkdir(parents=True)  # as one that is killed before it ends leaves it
+    Path(result.uri, "_work", "counts", "part-00000.arrow").touch()
+    assert select(job(corpus, tmp_path / "m")).finished_before
+    assert files_of(tmp_path / "m") == before
     fit(settings_of(corpus, tmp_path / "m"))  # the folder is a model folder
 
 

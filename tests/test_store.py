@@ -76,6 +76,15 @@ def test_commit_that_was_cut_off_does_not_hide_a_later_one(tmp_path: Path) -> No
     assert model.latest().run_id == SECOND
 
 
+def test_a_work_area_that_was_half_gone_goes(tmp_path: Path) -> None:
+    model = first_and_second(tmp_path)
+    (tmp_path / "LATEST").write_text(FIRST)  # by hand, after the commit: that stands
+    (model.run(SECOND).work / "counts" / "part-00000.arrow").write_bytes(b"")
+    model.run(SECOND).commit()
+    assert not model.run(SECOND).work.exists()
+    assert model.latest().run_id == FIRST
+
+
 def test_commit_becomes_latest_even_when_the_clock_went_back(tmp_path: Path) -> None:
     model = ModelFolder(str(tmp_path))
     first = write_run(model.run(FIRST), commit=False)

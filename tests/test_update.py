@@ -290,6 +290,12 @@ class TestNothingNew:
         night(plain.corpus, 7, [])
         assert plain.updated().finished_before
 
+    def test_what_an_update_that_was_killed_after_its_commit_left_is_cleared(self, plain):
+        result = plain.updated()
+        Path(result.uri, "_work", "blocks").mkdir(parents=True)
+        assert plain.updated().finished_before
+        assert not Path(result.uri, "_work").exists()
+
     def test_a_commit_that_was_cut_off_is_finished(self, plain):
         result = plain.updated()
         (plain.model / "LATEST").write_text(f"{plain.base.run_id}\n")

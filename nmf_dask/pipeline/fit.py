@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nmf_dask.blocks import Sizes
 from nmf_dask.config import Settings
 from nmf_dask.corpus import Corpus, Group, look_at
-from nmf_dask.errors import ConfigurationError, InputDataError, RetryableError
+from nmf_dask.errors import ConfigurationError, InputDataError, NmfDaskError, RetryableError
 from nmf_dask.observer import Observer
 from nmf_dask.pipeline.account import Account
 from nmf_dask.pipeline.checkpoints import Checkpoints
@@ -31,6 +31,7 @@ from nmf_dask.pipeline.planning import (
     grouped,
     opened,
     planned_of,
+    stage_folder,
     with_stop_words,
 )
 from nmf_dask.pipeline.results import Results
@@ -39,7 +40,7 @@ from nmf_dask.pipeline.running import connected, is_small
 from nmf_dask.pipeline.spilling import spill_folder
 from nmf_dask.pipeline.stages import BlockInfo, CorpusTasks, Counted
 from nmf_dask.staging import Stage, StagedBlocks
-from nmf_dask.store import Digest, Folder, ModelFolder, ModelLock, RunFolder, run_id
+from nmf_dask.store import Digest, ModelFolder, ModelLock, RunFolder, run_id
 from nmf_dask.store.history import InputFile, write_terms
 from nmf_dask.tasks import (
     BARE_WORKER_BYTES,
@@ -87,23 +88,34 @@ def fit(settings: Settings, observer: Observer | None = None, since: float | Non
     model_folder.check_usable()
     run = model_folder.run(run_id(settings, corpus.fingerprint))
     if run.is_committed():
-        return finished_before(run, observer)
+        return finished_before(run, settings, observer)
     if settings.cluster.is_own:
         check_memory(planned_of(settings, corpus))
     with model_folder.lock() as lock:
         if run.is_committed():  # by another process, just before it gave the lock away
-            return finished_before(run, observer)
+            return finished_before(run, settings, observer)
         return Job(settings, corpus, run, observer, lock, started).done()
 
 
-def finished_before(run: RunFolder, observer: Observer) -> FitResult:
-    """What comes of a run that is there already, whose commit may have been cut off."""
+def finished_before(run: RunFolder, settings: Settings, observer: Observer) -> FitResult:
+    """What comes of a run that is there already."""
     told = run.read_run()
     observer.named(run.run_id, told.get("n_documents") or 0)
     how = ", as its deadline left it" if told.get("stop_reason") == "deadline" else ""
     observer.inform(f"run {run.run_id} has finished before{how}; nothing to do")
-    run.commit()
+    tidy(run, settings)
     return FitResult(run.folder.uri, run.run_id, False, True, told)
+
+
+def tidy(run: RunFolder, settings: Settings) -> None:
+    """Do what the job of a committed run had left to do, if it was killed before it ended."""
+    run.commit()
+    with suppress(NmfDaskError):  # what stays is in nobody's way
+        if settings.run.scratch:
+            stage_folder(settings, run).delete()
+        if run.model.lock_file.exists():
+            with run.model.lock():  # takes over that of a dead job, and no other; it goes at the end
+                pass
 
 
 class Job:
@@ -128,8 +140,7 @@ class Job:
         self.observer = observer
         self.lock = lock
         self.started = started
-        scratch = settings.run.scratch
-        self.stage = stage or Stage(Folder(scratch) / run.run_id if scratch else run.work)
+        self.stage = stage or Stage(stage_folder(settings, run))
         self.checkpoints = Checkpoints(self.stage, lock)
         self.account = Account(settings, corpus, observer)
         self.deadline = Deadline(settings.run, started)

@@ -16,7 +16,15 @@ from nmf_dask.errors import ConfigurationError, InputDataError
 from nmf_dask.initialization import krylov_shape
 from nmf_dask.pipeline.spilling import expected_spill, spill_place
 from nmf_dask.schedule import SAMPLE_NONZEROS, first_components, fits_one_task, strip_count
-from nmf_dask.store import Folder, ModelFolder, check_csv_columns, check_id_name, check_kept_names, run_id
+from nmf_dask.store import (
+    Folder,
+    ModelFolder,
+    RunFolder,
+    check_csv_columns,
+    check_id_name,
+    check_kept_names,
+    run_id,
+)
 from nmf_dask.tasks import BARE_WORKER_BYTES, COMPILER_BYTES, SHRINKABLE_BYTES
 from nmf_dask.text.analysis import analysis_of
 
@@ -357,12 +365,17 @@ def plan(settings: Settings) -> Plan:
     return planned
 
 
+def stage_folder(settings: Settings, run: RunFolder) -> Folder:
+    """Where a run's intermediate files lie: below it, or in the folder that the settings name."""
+    scratch = settings.run.scratch
+    return Folder(scratch) / run.run_id if scratch else run.work
+
+
 def planned_of(settings: Settings, corpus: Corpus) -> Plan:
     """The plan for a corpus that is open."""
     folder = ModelFolder(settings.output.output or "")
     name = run_id(settings, corpus.fingerprint)
     workers, threads = settings.cluster.shape()
-    scratch = settings.run.scratch
     largest = largest_partition(corpus)
     groups = grouped(corpus, settings.vectorizer)
     several = [group.text_bytes for group in groups if len(group.partitions) > 1]
@@ -390,7 +403,7 @@ def planned_of(settings: Settings, corpus: Corpus) -> Plan:
         memory_limit=settings.cluster.worker_bytes(),
         expected_driver=expected.driver,
         expected_worker=max(expected.worker, ingest_bytes(corpus, threads)),
-        staging=redact((Folder(scratch) / name if scratch else folder.run(name).work).uri),
+        staging=redact(stage_folder(settings, folder.run(name)).uri),
         expected_staging=expected_staging(
             corpus.text_bytes,
             corpus.n_rows,

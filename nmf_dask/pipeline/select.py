@@ -30,6 +30,7 @@ from nmf_dask.pipeline.planning import (
     check_memory,
     opened,
     planned_of,
+    stage_folder,
     with_stop_words,
 )
 from nmf_dask.schedule import SAMPLE_NONZEROS
@@ -73,6 +74,10 @@ def select(settings: Settings, observer: Observer | None = None, since: float | 
     earlier = _earlier(run)
     if earlier is not None and not settings.select.commit:
         observer.inform(f"selection {run.run_id} has finished before; nothing to do")
+        with suppress(NmfDaskError):  # it is in nobody's way
+            if (staged := stage_folder(settings, run)).exists():  # of a job that was killed before it ended
+                with folder.lock():
+                    staged.delete()
         return _result(run, earlier, True)
     if settings.cluster.is_own:
         check_memory(_planned(settings, corpus))

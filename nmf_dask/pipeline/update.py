@@ -14,7 +14,7 @@ from nmf_dask.config import Settings
 from nmf_dask.continuation import Frequencies, carried_over, places
 from nmf_dask.corpus import Corpus, NoDocumentError
 from nmf_dask.observer import Observer
-from nmf_dask.pipeline.fit import FitResult, Job, finished_before
+from nmf_dask.pipeline.fit import FitResult, Job, finished_before, tidy
 from nmf_dask.pipeline.fitting import EarlierFit, Fitting, Problem
 from nmf_dask.pipeline.planning import check_memory
 from nmf_dask.pipeline.stages import BlockInfo
@@ -61,11 +61,13 @@ def update(settings: Settings, observer: Observer | None = None, since: float | 
 def _done_before(ready: Ready, observer: Observer) -> FitResult | None:
     if ready.corpus is None:
         return _nothing_new(ready, observer, f"all files with documents are in run {ready.base_id}")
-    return finished_before(ready.run, observer) if ready.run.is_committed() else None
+    return finished_before(ready.run, ready.settings, observer) if ready.run.is_committed() else None
 
 
 def _nothing_new(ready: Ready, observer: Observer, why: str) -> FitResult:
     run = open_run(ready.base.uri)
+    if run.model == ready.model_folder:
+        tidy(run, ready.settings)
     observer.named(run.run_id, 0)
     observer.inform(f"nothing new: {why}; nothing to do")
     return FitResult(run.folder.uri, run.run_id, False, True, run.read_run())

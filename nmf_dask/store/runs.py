@@ -189,16 +189,17 @@ class RunFolder:
         """
         unfinished = self.work / "COMMIT"
         again = self.is_committed()
+        if again and not self.work.exists():
+            return
         if not again:
             parts = self._whole(n_w_parts)
             check_not_taken(self.model.lock_file)
             unfinished.write_bytes(b"")
             self._seal(parts, digests or {})
             (self.folder / "_SUCCESS").write_bytes(b"")
-        if not unfinished.exists():
-            return
-        # Another run may have committed since the commit that was cut off.
-        if not again or self.run_id == self.model.newest().run_id:
+        # Another run may have committed since the commit that was cut off. Without its mark, LATEST was written, and
+        # what is left to do is that the work area goes.
+        if not again or (unfinished.exists() and self.run_id == self.model.newest().run_id):
             (self.model.folder / "LATEST").write_bytes(f"{self.run_id}\n".encode())
         # The run stands; files that cannot go yet, such as those still mapped over NFS, do not unmake it.
         with suppress(InputDataError, RetryableError):

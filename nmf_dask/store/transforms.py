@@ -254,9 +254,10 @@ class TransformFolder:
             for name in (self.folder / folder).list():
                 if f"{folder}/{name}" not in names:
                     self.file(f"{folder}/{name}").delete()
-        self.success.write_bytes(b"")
         with suppress(NmfDaskError):  # it is in nobody's way
             (self.folder / "_work").delete()
+        # Last of all: what is finished is not looked at again.
+        self.success.write_bytes(b"")
 
     def tables(self) -> Iterator[pa.Table]:
         """The committed parts in the order of their rows; InputDataError, naming the file, where one is damaged."""
