@@ -27,6 +27,7 @@ from nmf_dask.kernels.lanes import (
     totals,
     zero_below,
 )
+from nmf_dask.kernels.subnormals import flush_subnormals, restore
 
 # Weights under this are set to zero. They no longer change any sum that float32 can hold, and left alone
 # they would become denormal numbers, which some processors handle a hundred times slower. Also the smallest
@@ -75,6 +76,8 @@ def update_rows(
     sums = np.empty(kp, np.float32)
     wanted = numerators.shape[0] > 0
     loss = 0.0
+    # Products of weights and entries of H that both go towards zero: after some passes most of the time without this.
+    before = flush_subnormals()
     for i in range(start, stop):
         row = (i - start) * kp
         n = indptr[i + 1] - indptr[i]
@@ -89,6 +92,7 @@ def update_rows(
                 _update_row(W, row, sums, h_sums, l1, l2)
             elif wanted:
                 _add_numerators(ratios, offsets, n, W, row, kp, numerators)
+    restore(before)
     return loss
 
 
