@@ -5,6 +5,7 @@ import random
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import import_module
@@ -16,7 +17,7 @@ from pyarrow import fs
 from nmf_dask import fit
 from nmf_dask.store import ModelFolder
 from nmf_dask.store.folder import _file_system
-from tests.faulty_command import Driver
+from tests.faulty_command import Driver, slow_pass
 from tests.small_corpora import environment, files_of, generated_texts, settings_of, write_corpus
 from tests.small_models import started
 
@@ -117,9 +118,19 @@ def test_of_two_commands_at_once_one_commits(tmp_path: Path, bucket: str, place:
     """Two whole commands at the same moment, which differ in k; one of them commits."""
     corpus = write_corpus(tmp_path / "c", generated_texts(300), 2)
     model = str(tmp_path / "m") if place == "disk" else f"{bucket}/m"
+    # Whoever has the lock is held in a pass until the other is gone: one may start when a quick one is done.
+    is_slow, slow = slow_pass(tmp_path)
     both = [
-        Driver("one", "fit", "--input", corpus, "--output", model, "-k", k, "--max-iter", 20) for k in (4, 5)
+        Driver(
+            "one", "fit", "--input", corpus, "--output", model, "-k", k, "--max-iter", 20, "--tol", 0, **slow
+        )
+        for k in (4, 5)
     ]
+    deadline = time.monotonic() + 100
+    while not (is_slow() and any(driver.process.poll() is not None for driver in both)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (tmp_path / "slow").unlink()
     logs = [driver.process.communicate(timeout=100)[1] for driver in both]
     codes = [driver.process.returncode for driver in both]
     assert sorted(codes) == [0, 75], logs
