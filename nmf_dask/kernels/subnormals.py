@@ -1,7 +1,7 @@
 """Numbers of float32 below 1.2e-38, which Intel's processors take a hundred times as long for: zeros, for a while.
 
-Inside compiled functions only, and of the thread that calls them. Where a processor has no such switch, as other than
-x86, nothing happens: there they cost nothing, or are no slower.
+Inside compiled functions only, and of the thread that calls them. On processors other than x86 nothing happens. After
+an edit of this file delete the `__pycache__` of this folder, as after one of `lanes.py`.
 """
 
 # numba and llvmlite ship no types.
