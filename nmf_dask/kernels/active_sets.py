@@ -44,7 +44,7 @@ class Room(NamedTuple):
 HELD, FREE, BARRED = 0, 1, 2
 
 
-@compiled
+@compiled(allocates=True)
 def new_room(k: int) -> Room:
     """Room for problems of k weights."""
     width = (k & WHOLE) + LANES

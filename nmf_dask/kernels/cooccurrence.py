@@ -31,7 +31,7 @@ def end_of(
     begins[term] = -1
 
 
-@compiled
+@compiled(allocates=True)  # type: ignore[untyped-decorator]
 def count_windows(
     indptr: Any, terms: Any, positions: Any, lengths: Any, window: Any, topics: Any, starts: Any, places: Any,
     single: Any, pairs: Any,

@@ -22,7 +22,7 @@ TINY = np.finfo(np.float32).tiny
 Floats = NDArray[np.float32]
 
 
-@compiled
+@compiled(allocates=True)
 def update_rows(W: Floats, C: Floats, G: Floats, l1: float, l2: float, sweeps: int) -> None:
     """Sweep cyclically over the coordinates of every row of W, (n, kp), in place.
 

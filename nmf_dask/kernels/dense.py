@@ -22,7 +22,7 @@ TILE = 64  # rows that are swept together, one in each lane
 START_SWEEPS = 6  # before the exact method; they decide how long it takes, and nothing else
 
 
-@compiled
+@compiled(allocates=True)
 def sweep_rows(W: Any, C: Any, G: Any, l1: Any, l2: Any, order: NDArray[np.int64], sweeps: int) -> float:
     """Sweep over the coordinates of every row of W (n, k), in place and in `order` (k,); the rows' violation.
 
@@ -80,7 +80,7 @@ def _gradient(tile: Any, linear: Any, G: Any, l1: Any, l2: Any, t: int, g: Any) 
         r += 1
 
 
-@compiled
+@compiled(allocates=True)
 def exact_rows(C: Doubles, G: Doubles, W: Doubles) -> None:
     """Set W (n, k) to what minimizes ½ wGw - cw for each row, w ≥ 0; C (n, k), G (k, k) positive semidefinite.
 

@@ -26,7 +26,7 @@ CD_SWEEPS = 5  # before the exact method; they decide how long it takes, and not
 TILE = 64  # rows, of which X Hᵀ is held
 
 
-@compiled
+@compiled(allocates=True)
 def gram(HT: Floats) -> Doubles:
     """H Hᵀ in float64, (kp, kp), from `HT` (m, kp): by one loop, so that no library's threads decide the last bits."""
     m, kp = HT.shape
@@ -40,7 +40,7 @@ def gram(HT: Floats) -> Doubles:
     return G
 
 
-@compiled
+@compiled(allocates=True)
 def fit_rows(
     indptr: Offsets, indices: Indices, data: Floats, HT: Floats, G: Doubles, l1: float, l2: float, W: Floats
 ) -> None:

@@ -38,7 +38,7 @@ Floats = NDArray[np.float32]
 Offsets = NDArray[np.int64]
 
 
-@compiled
+@compiled(allocates=True)  # type: ignore[untyped-decorator]
 def update_rows(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],

@@ -58,7 +58,7 @@ def merge_pair(
     return at
 
 
-@compiled
+@compiled(allocates=True)  # type: ignore[untyped-decorator]
 def merge_runs(
     ends: NDArray[np.int64],
     bucket: NDArray[np.int32],

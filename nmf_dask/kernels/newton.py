@@ -83,7 +83,7 @@ class Chosen(NamedTuple):
     c: Doubles
 
 
-@compiled
+@compiled(allocates=True)
 def fit_rows(
     indptr: Offsets, indices: Indices, data: Floats, HT: Floats, h_sums: Doubles, l1: float, l2: float, W: Floats,
 ) -> None:  # fmt: skip
@@ -126,7 +126,7 @@ def fit_rows(
             W[i, chosen.topic[a]] = chosen.w[a] * sizes[i]
 
 
-@compiled
+@compiled(allocates=True)
 def _new_row(longest: int) -> Row:
     width = (longest & WHOLE) + LANES
     return Row(
@@ -134,7 +134,7 @@ def _new_row(longest: int) -> Row:
     )
 
 
-@compiled
+@compiled(allocates=True)
 def _new_chosen(longest: int, kp: int) -> Chosen:
     # Room that stays unused costs addresses, not memory.
     H = np.empty(kp * ((longest & WHOLE) + LANES), np.float32)

@@ -102,7 +102,7 @@ def weigh_row(
     return 1.0 / (np.sqrt(total) if norm == 2 else total)
 
 
-@compiled
+@compiled(allocates=True)  # type: ignore[untyped-decorator]
 def weighed_rows(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],

@@ -1,13 +1,29 @@
 """Character n-grams of UTF-8 text, across words or within them: the analyzers "char" and "char_wb"."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.text.fold import CODE_POINT, EXPANDS, SPACE
 from nmf_dask.text.terms import BLOCK, PADDING, begin_document, count_run
 from nmf_dask.text.words import decoded, put
+
+
+class CharacterRoom(NamedTuple):
+    """Scratch for one document: its folded bytes, where each character begins, and n-grams that wait to be counted."""
+
+    buffer: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def character_room(n_bytes: int) -> CharacterRoom:
+    """Room for documents of up to so many bytes, folded."""
+    buffer, starts = np.empty(n_bytes + 2 + PADDING, np.uint8), np.empty(n_bytes + 3, np.int64)
+    return CharacterRoom(buffer, starts, np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64))
 
 
 @compiled
@@ -65,14 +81,20 @@ def scan_characters(
 
 @compiled
 def count_within_words(
-    tally: Any, progress: Any, buffer: Any, starts: Any, n_characters: Any, shortest: Any, longest: Any
+    tally: Any,
+    progress: Any,
+    buffer: Any,
+    starts: Any,
+    begins: Any,
+    ends: Any,
+    n_characters: Any,
+    shortest: Any,
+    longest: Any,
 ) -> Any:
     """Count the n-grams of each word with the spaces around it; a word too short for n counts once.
 
     Returns as `count_run`, to which the n-grams of many words go at once.
     """
-    begins = np.empty(BLOCK, np.int64)
-    ends = np.empty(BLOCK, np.int64)
     waiting: Any = 0
     first: Any = 0
     for i in range(1, n_characters):
@@ -104,20 +126,21 @@ def count_characters(
     doc_ends: Any,
     table: Any,
     sequences: Any,
-    room: Any,
+    buffer: Any,
+    starts: Any,
+    begins: Any,
+    ends: Any,
     within_words: Any,
     shortest: Any,
     longest: Any,
     row_ends: Any,
 ) -> Any:
     """Count the character n-grams of documents; arguments and result are those of `count_words`."""
-    buffer = np.empty(room + 2 + PADDING, np.uint8)
-    starts = np.empty(room + 3, np.int64)
     for d in range(max(0, progress.document[0]), len(doc_begins)):
         begin_document(progress, d, tally.sizes[1])
         n = scan_characters(data, doc_begins[d], doc_ends[d], table, sequences, within_words, buffer, starts)
         if within_words:
-            missing = count_within_words(tally, progress, buffer, starts, n, shortest, longest)
+            missing = count_within_words(tally, progress, buffer, starts, begins, ends, n, shortest, longest)
             if missing:
                 return missing
         else:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nmf_dask.config import VectorizerSettings
 from nmf_dask.errors import InputDataError
 from nmf_dask.text.analysis import Analysis, analysis_of
-from nmf_dask.text.characters import count_characters
+from nmf_dask.text.characters import character_room, count_characters
 from nmf_dask.text.counts import Counts, counts_by_bucket
 from nmf_dask.text.documents import Documents, documents_of, lowered_by_python, string_chunks
 from nmf_dask.text.fold import Fold, fold_tables
@@ -28,7 +28,7 @@ from nmf_dask.text.terms import (
     new_progress,
     with_room,
 )
-from nmf_dask.text.words import count_words
+from nmf_dask.text.words import count_words, word_room
 
 # Lengths of documents and terms are 31-bit numbers in the kernels.
 MAX_DOCUMENT = 2**31 - 2**16
@@ -87,13 +87,15 @@ def _tally(parts: Sequence[Documents], analysis: Analysis, ends: NDArray[np.int6
     done = 0
     for part in parts:
         row_ends = ends[done : done + len(part.begins)]
-        folding = (fold.table, fold.sequences, document_room(part, fold, done))
+        folding = (*part, fold.table, fold.sequences)
+        n_bytes = document_room(part, fold, done)
         if settings.analyzer == "word":
-            rest = (*part, *folding, analysis.min_length, shortest, longest, row_ends)
-            tally = _filled(tally, lambda *state, rest=rest: count_words(*state, stops, *rest))
+            words = (*folding, *word_room(n_bytes), analysis.min_length, shortest, longest, row_ends)
+            tally = _filled(tally, lambda *state, rest=words: count_words(*state, stops, *rest))
         else:
-            rest = (*part, *folding, settings.analyzer == "char_wb", shortest, longest, row_ends)
-            tally = _filled(tally, lambda *state, rest=rest: count_characters(*state, *rest))
+            within = settings.analyzer == "char_wb"
+            characters = (*folding, *character_room(n_bytes), within, shortest, longest, row_ends)
+            tally = _filled(tally, lambda *state, rest=characters: count_characters(*state, *rest))
         done += len(part.begins)
     return tally
 

@@ -17,8 +17,8 @@ from nmf_dask.text.counting import document_room, small_table, with_words
 from nmf_dask.text.documents import documents_of, lowered_by_python, string_chunks
 from nmf_dask.text.fold import CODE_POINT, fold_tables
 from nmf_dask.text.reference import terms_in_order
-from nmf_dask.text.terms import PADDING, empty_tally, find
-from nmf_dask.text.words import words_of
+from nmf_dask.text.terms import empty_tally, find
+from nmf_dask.text.words import word_room, words_of
 
 
 class Occurrences(NamedTuple):
@@ -63,7 +63,7 @@ def _by_kernel(chunks: Sequence[Any], terms: Sequence[str], analysis: Analysis) 
     for chunk in chunks:
         documents = documents_of(lowered_by_python(chunk) if settings.lowercase else chunk)
         fold = fold_tables(settings.lowercase, settings.strip_accents, documents.ascii_only)
-        room = document_room(documents, fold, 0)
+        room = word_room(document_room(documents, fold, 0))
         n = len(documents.begins)
         indptr, lengths = np.zeros(n + 1, np.int64), np.zeros(n, np.int64)
         n_bytes = int((documents.ends - documents.begins).sum())
@@ -71,7 +71,7 @@ def _by_kernel(chunks: Sequence[Any], terms: Sequence[str], analysis: Analysis) 
         done = 0
         while True:
             done, needed = find_terms(
-                known, stops, *documents, fold.table, fold.sequences, room, analysis.min_length, shortest,
+                known, stops, *documents, fold.table, fold.sequences, *room, analysis.min_length, shortest,
                 longest, done, indptr, lengths, numbers, positions,
             )  # fmt: skip
             if done == n:
@@ -97,7 +97,9 @@ def find_terms(
     doc_ends: Any,
     table: Any,
     sequences: Any,
-    room: Any,
+    buffer: Any,
+    begins: Any,
+    ends: Any,
     min_length: Any,
     shortest: Any,
     longest: Any,
@@ -113,9 +115,6 @@ def find_terms(
     occurrences that it needs.
     """
     case = np.uint8((table[ord("A")] ^ ord("A")) & CODE_POINT)
-    buffer = np.empty(room + 128 + PADDING, np.uint8)
-    begins = np.empty(room + 2, np.int64)
-    ends = np.empty(room + 2, np.int64)
     for d in range(first, len(doc_begins)):
         start, stop = doc_begins[d], doc_ends[d]
         n_tokens = words_of(

@@ -1,8 +1,9 @@
 """Words of UTF-8 text: one pass over the bytes finds and folds them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nmf_dask.kernels.compiled import compiled
 from nmf_dask.text.fold import CODE_POINT, EXPANDS, WORD
@@ -10,6 +11,21 @@ from nmf_dask.text.loads import fold_ascii, trailing_zeros
 from nmf_dask.text.terms import PADDING, begin_document, count_run, find
 
 _ONE = np.uint64(1)
+
+
+class WordRoom(NamedTuple):
+    """Scratch for the words of one document: its folded bytes, and where each word begins and ends in them."""
+
+    buffer: NDArray[np.uint8]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def word_room(n_bytes: int) -> WordRoom:
+    """Room for documents of up to so many bytes, folded."""
+    # scan_ascii writes whole blocks, and notes both edges of each word before it drops the short ones.
+    buffer = np.empty(n_bytes + 128 + PADDING, np.uint8)
+    return WordRoom(buffer, np.empty(n_bytes + 2, np.int64), np.empty(n_bytes + 2, np.int64))
 
 
 @compiled(inline=True)  # type: ignore[untyped-decorator]
@@ -196,7 +212,9 @@ def count_words(
     doc_ends: Any,
     table: Any,
     sequences: Any,
-    room: Any,
+    buffer: Any,
+    begins: Any,
+    ends: Any,
     min_length: Any,
     shortest: Any,
     longest: Any,
@@ -204,14 +222,10 @@ def count_words(
 ) -> Any:
     """Count the word n-grams of documents data[doc_begins[d]:doc_ends[d]]; row d ends at row_ends[d].
 
-    `room` is the number of bytes that the longest document has, folded, at most. Returns 0, or the bytes of
-    terms that the tally must have room for before the next call.
+    `buffer`, `begins` and `ends` are `word_room` for the longest document. Returns 0, or the bytes of terms that the
+    tally must have room for before the next call.
     """
     case = np.uint8((table[ord("A")] ^ ord("A")) & CODE_POINT)
-    # scan_ascii writes whole blocks, and notes both edges of each word before it drops the short ones.
-    buffer = np.empty(room + 128 + PADDING, np.uint8)
-    begins = np.empty(room + 2, np.int64)
-    ends = np.empty(room + 2, np.int64)
     for d in range(max(0, progress.document[0]), len(doc_begins)):
         begin_document(progress, d, tally.sizes[1])
         start, stop = doc_begins[d], doc_ends[d]
