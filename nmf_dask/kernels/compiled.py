@@ -34,14 +34,13 @@ def compiled(function: F | None = None, *, inline: bool = False, allocates: bool
     `inline` is for what only other kernels call: it is copied into them.
 
     Kernels borrow their arrays from the caller. Only one that `allocates` makes or returns some, and counts references:
-    numba does so around calls and in branches, by atomic instructions. They took a third of the time of counting
-    words, and more where threads share an array. Numba does not compile one that allocates and does not say so.
+    numba does so around calls and in branches, by atomic instructions, which took a third of the time of counting
+    words. Numba does not compile one that allocates and does not say so.
     """
 
     def decorate(body: F) -> F:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        if not allocates:
-            options["_nrt"] = False
+        # Said either way: what says nothing has it from the kernel that calls it first.
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": allocates}
         if inline:
             return numba.njit(body, inline="always", **options)  # type: ignore[no-any-return]
         try:

@@ -6,8 +6,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-# Written as instructions, because a loop over bytes in numba costs seconds of compilation, and a call with an array
-# counts its references, atomically, wherever numba cannot prove that it need not.
+# Written as instructions, because a loop over bytes in numba costs seconds of compilation.
 
 
 def _load(signature: Any, width: int) -> tuple[Any, Any]:

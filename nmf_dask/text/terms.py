@@ -3,8 +3,7 @@
 A term is a range of bytes. A quick hash finds it in an open-addressing table, its bytes decide: two terms of one
 hash stay two terms. The murmur hash, which names the bucket, is for distinct terms alone. What depends on the text
 is computed without branches where it can be: a wrong guess of the processor costs as much as a word. Hot loops
-index by unsigned numbers, since numba tests signed ones for "from the end"; and they call nothing with an array,
-since numba counts references around a call.
+index by unsigned numbers, since numba tests signed ones for "from the end".
 """
 
 from typing import Any, NamedTuple
